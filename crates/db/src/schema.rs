@@ -1,0 +1,147 @@
+//! The tables as the migrations make them. A test compares every column with the database.
+
+use diesel::{allow_tables_to_appear_in_same_query, table};
+
+/// SQL types of our own.
+pub mod sql_types {
+    /// The enumeration `user_role`.
+    #[derive(Debug, Clone, Copy, diesel::sql_types::SqlType, diesel::query_builder::QueryId)]
+    #[diesel(postgres_type(name = "user_role"))]
+    pub struct UserRole;
+}
+
+table! {
+    organizations (id) {
+        id -> Uuid,
+        name -> Text,
+        slug -> Text,
+        employee_counter -> BigInt,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+    }
+}
+
+table! {
+    use diesel::sql_types::*;
+    use super::sql_types::UserRole;
+
+    users (organization_id, id) {
+        organization_id -> Uuid,
+        id -> Uuid,
+        email -> Text,
+        role -> UserRole,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+    }
+}
+
+table! {
+    employees (organization_id, id) {
+        organization_id -> Uuid,
+        id -> Uuid,
+        user_id -> Nullable<Uuid>,
+        name -> Text,
+        phone -> Nullable<Text>,
+        is_active -> Bool,
+        employee_code -> Text,
+        employee_number -> Nullable<BigInt>,
+        last_activity_at -> Nullable<Timestamptz>,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+    }
+}
+
+table! {
+    user_credentials (organization_id, user_id) {
+        organization_id -> Uuid,
+        user_id -> Uuid,
+        password_hash -> Text,
+        banned_until -> Nullable<Timestamptz>,
+        last_sign_in_at -> Nullable<Timestamptz>,
+        updated_at -> Timestamptz,
+    }
+}
+
+table! {
+    refresh_tokens (organization_id, token_hash) {
+        organization_id -> Uuid,
+        token_hash -> Bytea,
+        user_id -> Uuid,
+        family_id -> Uuid,
+        created_at -> Timestamptz,
+        used_at -> Nullable<Timestamptz>,
+        revoked_at -> Nullable<Timestamptz>,
+    }
+}
+
+table! {
+    signing_keys (kid) {
+        kid -> Text,
+        sealed_private_key -> Bytea,
+        public_key -> Bytea,
+        created_at -> Timestamptz,
+        retired_at -> Nullable<Timestamptz>,
+    }
+}
+
+table! {
+    attendance_sessions (organization_id, id) {
+        organization_id -> Uuid,
+        id -> Uuid,
+        employee_id -> Uuid,
+        checkin_at -> Timestamptz,
+        checkout_at -> Nullable<Timestamptz>,
+        distance_recalculation_status -> Text,
+        total_distance_km -> Nullable<Double>,
+        total_duration_seconds -> Nullable<Integer>,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+        dirty_from -> Nullable<Timestamptz>,
+        dirty_since -> Nullable<Timestamptz>,
+        measured_m -> Double,
+        measured_points -> BigInt,
+        measured_to -> Nullable<Timestamptz>,
+        measured_latitude -> Nullable<Double>,
+        measured_longitude -> Nullable<Double>,
+    }
+}
+
+table! {
+    session_summaries (organization_id, session_id) {
+        organization_id -> Uuid,
+        session_id -> Uuid,
+        id -> Uuid,
+        total_distance_km -> Double,
+        total_duration_seconds -> Integer,
+        avg_speed_kmh -> Double,
+        computed_at -> Timestamptz,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+    }
+}
+
+table! {
+    gps_locations (organization_id, session_id, recorded_at) {
+        organization_id -> Uuid,
+        session_id -> Uuid,
+        recorded_at -> Timestamptz,
+        id -> Uuid,
+        employee_id -> Uuid,
+        latitude -> Double,
+        longitude -> Double,
+        accuracy -> Nullable<Double>,
+        sequence_number -> Nullable<BigInt>,
+        is_duplicate -> Bool,
+    }
+}
+
+allow_tables_to_appear_in_same_query!(
+    organizations,
+    users,
+    employees,
+    user_credentials,
+    refresh_tokens,
+    attendance_sessions,
+    session_summaries,
+    gps_locations,
+);

@@ -1,0 +1,115 @@
+//! Somebody who works in the field, and the code the organization knows them by.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::clock::Stored;
+use crate::id::{EmployeeId, OrganizationId, UserId};
+
+/// An employee as administrators see them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Employee {
+    /// Their id.
+    pub id: EmployeeId,
+    /// For whom they work.
+    pub organization: OrganizationId,
+    /// The account they sign in with, if any.
+    pub user: Option<UserId>,
+    /// Their name.
+    pub name: String,
+    /// The code the organization knows them by, unique there.
+    pub employee_code: String,
+    /// Their phone number as it was entered.
+    pub phone: Option<String>,
+    /// Whether they may work.
+    pub is_active: bool,
+    /// When the row was made.
+    pub created_at: DateTime<Utc>,
+    /// When it last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+impl Serialize for Employee {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Wire<'a> {
+            id: EmployeeId,
+            organization_id: OrganizationId,
+            user_id: Option<UserId>,
+            name: &'a str,
+            employee_code: &'a str,
+            phone: Option<&'a str>,
+            is_active: bool,
+            created_at: Stored,
+            updated_at: Stored,
+        }
+        Wire {
+            id: self.id,
+            organization_id: self.organization,
+            user_id: self.user,
+            name: &self.name,
+            employee_code: &self.employee_code,
+            phone: self.phone.as_deref(),
+            is_active: self.is_active,
+            created_at: Stored(self.created_at),
+            updated_at: Stored(self.updated_at),
+        }
+        .serialize(serializer)
+    }
+}
+
+/// The code given to an employee who comes without one: `EMP` and the number padded to four digits.
+#[must_use]
+pub fn code_from_number(number: i64) -> String {
+    format!("EMP{number:04}")
+}
+
+/// The number inside a code, by which lists sort naturally: its first run of digits. `None` without one, or when it
+/// exceeds 2^53−1 and so cannot travel as a JSON number.
+#[must_use]
+pub fn number_from_code(code: &str) -> Option<i64> {
+    let digits = code.trim_start_matches(|c: char| !c.is_ascii_digit());
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    digits[..end].parse().ok().filter(|number| *number <= MAX_WIRE_INTEGER)
+}
+
+/// The largest integer a JSON number carries exactly in every client: 2^53−1.
+pub const MAX_WIRE_INTEGER: i64 = 9_007_199_254_740_991;
+
+/// A first name for an employee known by e-mail alone: the local part, dots to spaces, each word capitalised.
+#[must_use]
+pub fn name_from_email(email: &str) -> String {
+    let local = email.split('@').next().unwrap_or_default();
+    local
+        .split('.')
+        .filter(|word| !word.is_empty())
+        .map(|word| {
+            let mut letters = word.chars();
+            letters.next().map(|first| first.to_uppercase().chain(letters).collect::<String>()).unwrap_or_default()
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_carry_their_number() {
+        assert_eq!(code_from_number(7), "EMP0007");
+        assert_eq!(code_from_number(12_345), "EMP12345");
+        assert_eq!(number_from_code("EMP0042"), Some(42));
+        assert_eq!(number_from_code("north-7/3"), Some(7));
+        assert_eq!(number_from_code("north"), None);
+        assert_eq!(number_from_code("X9007199254740991"), Some(9_007_199_254_740_991));
+        assert_eq!(number_from_code("X9007199254740992"), None);
+        assert_eq!(number_from_code("X99999999999999999999999999"), None);
+    }
+
+    #[test]
+    fn names_come_from_the_local_part() {
+        assert_eq!(name_from_email("asha.rao@example.com"), "Asha Rao");
+        assert_eq!(name_from_email("émile@example.com"), "Émile");
+    }
+}

@@ -1,0 +1,32 @@
+//! Proof of belonging to an organization.
+
+use crate::auth::Identity;
+use crate::id::OrganizationId;
+use crate::job::RecalculateDistance;
+
+/// Proof that whoever is asking belongs to an organization.
+///
+/// There is no public constructor: a verified credential hands one out ([`Tenant::of`]), and so does a job that names
+/// its organization. An id taken from a path never becomes one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tenant(OrganizationId);
+
+impl Tenant {
+    /// The organization of a verified credential.
+    #[must_use]
+    pub fn of(identity: &Identity) -> Self {
+        Self(identity.organization)
+    }
+
+    /// The organization a job works for; `None` when its producer did not say, and the system role has to look it up.
+    #[must_use]
+    pub fn of_job(job: &RecalculateDistance) -> Option<Self> {
+        job.organization.map(Self)
+    }
+
+    /// The organization itself.
+    #[must_use]
+    pub const fn organization(self) -> OrganizationId {
+        self.0
+    }
+}

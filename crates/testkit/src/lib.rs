@@ -1,0 +1,6 @@
+//! What tests need from the outside world: real servers, and movements somebody really made.
+//!
+//! Only ever a dev-dependency (and part of `cargo xtask`), so nothing here is linked into a service.
+
+pub mod redis;
+pub mod track;

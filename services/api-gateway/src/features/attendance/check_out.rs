@@ -1,0 +1,31 @@
+//! `POST /attendance/check-out`
+
+use actix_web::HttpResponse;
+use actix_web::http::Method;
+
+use crate::error::{ApiError, ApiResult};
+use crate::http::caller::Access;
+use crate::http::endpoint::{Call, Endpoint};
+use crate::http::reply;
+
+/// Closes the caller's open session and has it measured.
+pub struct CheckOut;
+
+impl Endpoint for CheckOut {
+    const METHOD: Method = Method::POST;
+    const PATH: &'static str = "/attendance/check-out";
+    const ACCESS: Access = Access::Employees;
+    type Input = ();
+
+    async fn handle(call: Call<()>) -> ApiResult<HttpResponse> {
+        let caller = call.caller()?;
+        let employee = caller.working_employee()?;
+        let mut tx = call.state.db.tenant(caller.tenant()).await?;
+        let Some(session) = db::attendance::close(&mut tx, employee, call.state.clock.now()).await? else {
+            return Err(ApiError::Refused("Cannot check out: no active session found. Check in first.".to_owned()));
+        };
+        tx.commit().await?;
+        call.state.jobs.ask(caller.tenant(), session.id, &call.request_id);
+        Ok(reply::ok(session))
+    }
+}

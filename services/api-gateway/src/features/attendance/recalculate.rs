@@ -1,0 +1,84 @@
+//! `POST /attendance/{sessionId}/recalculate`
+
+use actix_web::HttpResponse;
+use actix_web::http::Method;
+use chrono::TimeDelta;
+use db::measurement::{From, Outcome, measure};
+use domain::SessionId;
+use domain::auth::Role;
+use serde::Serialize;
+
+use crate::error::{ApiError, ApiResult};
+use crate::http::caller::Access;
+use crate::http::endpoint::{Call, Endpoint};
+use crate::http::input::{Input, Parts};
+use crate::http::limits::Budget;
+use crate::http::reply;
+
+/// Measures a session anew, from its first point, while the caller waits. Employees may ask for their own (D2).
+pub struct Recalculate;
+
+const NOT_FOUND: ApiError = ApiError::NotFound("Attendance session not found");
+
+impl Endpoint for Recalculate {
+    const METHOD: Method = Method::POST;
+    const PATH: &'static str = "/attendance/{sessionId}/recalculate";
+    const ACCESS: Access = Access::Everyone;
+    const BUDGET: Budget = Budget::Own { route: "recalculate", limit: 5, window_s: 60 };
+    type Input = WhichSession;
+
+    async fn handle(call: Call<WhichSession>) -> ApiResult<HttpResponse> {
+        let caller = call.caller()?;
+        let WhichSession(id) = call.input;
+        let now = call.state.clock.now();
+        let config = &call.state.config;
+        let mut tx = call.state.db.tenant(caller.tenant()).await?;
+        let session = db::attendance::find(&mut tx, id).await?.ok_or(NOT_FOUND)?;
+        if caller.identity().role == Role::Employee && session.employee != caller.working_employee()? {
+            return Err(NOT_FOUND);
+        }
+        let lasted = session.checkout_at.unwrap_or(now) - session.checkin_at;
+        if lasted > TimeDelta::hours(config.max_session_hours) {
+            return Err(ApiError::Refused(format!(
+                "Session {id} has an abnormal duration of {:.1} hours (maximum allowed: {} hours). \
+                 Recalculation rejected. Raise MAX_SESSION_DURATION_HOURS to override.",
+                lasted.as_seconds_f64() / 3600.0,
+                config.max_session_hours
+            )));
+        }
+        match measure(&mut tx, id, From::Beginning, config.max_points, now).await? {
+            Outcome::NoSuchSession => Err(NOT_FOUND),
+            Outcome::TooManyPoints => Err(ApiError::Refused(format!(
+                "Session exceeds the maximum allowed GPS points ({}). Recalculation rejected to protect the event loop. \
+                 Raise MAX_POINTS_PER_SESSION to override.",
+                config.max_points
+            ))),
+            Outcome::Measured(_, measured) => {
+                tx.commit().await?;
+                Ok(reply::ok(Result {
+                    session_id: id,
+                    total_distance_km: measured.distance_km,
+                    total_duration_seconds: measured.duration_s,
+                }))
+            }
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Result {
+    session_id: SessionId,
+    total_distance_km: f64,
+    total_duration_seconds: i32,
+}
+
+/// The session in the path.
+pub struct WhichSession(SessionId);
+
+impl Input for WhichSession {
+    const READS_BODY: bool = false;
+
+    fn read(parts: &Parts<'_>) -> ApiResult<Self> {
+        Ok(Self(parts.path_id("sessionId")?.into()))
+    }
+}

@@ -1,0 +1,26 @@
+//! A folder per feature, a file per use case.
+
+pub mod attendance;
+pub mod auth;
+pub mod employees;
+pub mod health;
+pub mod locations;
+
+use crate::http::endpoint::{Route, Routes};
+
+/// The table of contents: each feature's routes, in reading order.
+pub fn routes(routes: &mut Routes<'_>) {
+    health::routes(routes);
+    auth::routes(routes);
+    employees::routes(routes);
+    attendance::routes(routes);
+    locations::routes(routes);
+}
+
+/// Every route there is.
+#[must_use]
+pub fn table() -> Vec<Route> {
+    let mut all = Routes::table_only();
+    routes(&mut all);
+    all.into_table()
+}

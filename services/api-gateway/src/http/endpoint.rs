@@ -1,0 +1,195 @@
+//! One route: who may use it, what it is charged to, what it takes, what it does.
+//!
+//! A use case implements [`Endpoint`]; [`Routes::add`] puts it behind the contract's order of checks, so none can
+//! forget one: route, credential, role, employee, body, values, budget, and then the use case's own rules.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use actix_web::dev::Payload;
+use actix_web::http::Method;
+use actix_web::web::{self, BytesMut, ServiceConfig};
+use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse};
+use futures_util::StreamExt;
+
+use super::caller::{Access, Caller, authenticate};
+use super::client_address::client_address;
+use super::input::{Input, Parts, is_plain_text, media_type};
+use super::limits::{Budget, Remaining, admit, charge_refusal};
+use super::observe::RequestContext;
+use super::reply;
+use crate::error::{ApiError, ApiResult};
+use crate::state::State;
+
+/// A use case behind a route.
+pub trait Endpoint: 'static {
+    /// Its method; every GET also answers HEAD.
+    const METHOD: Method;
+    /// Its path, with `{name}` for parameters.
+    const PATH: &'static str;
+    /// Who may use it.
+    const ACCESS: Access;
+    /// What it is charged to.
+    const BUDGET: Budget = Budget::Default;
+    /// What it takes from the request.
+    type Input: Input;
+
+    /// Does it.
+    fn handle(call: Call<Self::Input>) -> impl Future<Output = ApiResult<HttpResponse>>;
+}
+
+/// A request that passed every check.
+pub struct Call<I> {
+    /// Who asks; nobody on public routes.
+    caller: Option<Caller>,
+    /// What every use case may reach.
+    pub state: web::Data<State>,
+    /// What they sent.
+    pub input: I,
+    /// Where they call from.
+    pub address: Option<IpAddr>,
+    /// The request's id, for whatever it causes.
+    pub request_id: Rc<str>,
+}
+
+impl<I> Call<I> {
+    /// Who asks. On a route that is not public there always is somebody.
+    pub fn caller(&self) -> ApiResult<&Caller> {
+        self.caller.as_ref().ok_or(ApiError::NoCredential)
+    }
+}
+
+/// One line of the table of routes, for tests that must visit every route.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Its method.
+    pub method: Method,
+    /// Its path.
+    pub path: &'static str,
+    /// Who may use it.
+    pub access: Access,
+}
+
+/// Collects routes: for the server when there is one, and always for the table.
+pub struct Routes<'a> {
+    server: Option<&'a mut ServiceConfig>,
+    table: Vec<Route>,
+}
+
+impl<'a> Routes<'a> {
+    /// Adds routes to a server.
+    pub fn of(server: &'a mut ServiceConfig) -> Self {
+        Self { server: Some(server), table: Vec::new() }
+    }
+
+    /// Only makes the table.
+    #[must_use]
+    pub const fn table_only() -> Self {
+        Self { server: None, table: Vec::new() }
+    }
+
+    /// Adds one use case.
+    pub fn add<E: Endpoint>(&mut self) -> &mut Self {
+        self.table.push(Route { method: E::METHOD, path: E::PATH, access: E::ACCESS });
+        if let Some(server) = self.server.as_deref_mut() {
+            server.route(E::PATH, web::method(E::METHOD).to(serve::<E>));
+            if E::METHOD == Method::GET {
+                server.route(E::PATH, web::method(Method::HEAD).to(serve::<E>));
+            }
+        }
+        self
+    }
+
+    /// The table.
+    #[must_use]
+    pub fn into_table(self) -> Vec<Route> {
+        self.table
+    }
+}
+
+async fn serve<E: Endpoint>(request: HttpRequest, payload: Payload, state: web::Data<State>) -> HttpResponse {
+    let address = client_address(&request, &state.config.trusted_proxies);
+    let mut remaining = None;
+    let answer = examine::<E>(&request, payload, &state, address, &mut remaining).await;
+    let context = RequestContext::of(&request);
+    let mut response = match answer {
+        Ok(response) => response,
+        Err(error) => {
+            context.failed(&error);
+            reply::refusal(&error, &context.request_id)
+        }
+    };
+    if let Some(remaining) = remaining {
+        let headers = response.headers_mut();
+        for (name, value) in [
+            ("x-ratelimit-limit", remaining.limit),
+            ("x-ratelimit-remaining", remaining.remaining),
+            ("x-ratelimit-reset", remaining.reset_s),
+        ] {
+            headers.insert(actix_web::http::header::HeaderName::from_static(name), value.into());
+        }
+    }
+    response
+}
+
+async fn examine<E: Endpoint>(
+    request: &HttpRequest,
+    payload: Payload,
+    state: &web::Data<State>,
+    address: Option<IpAddr>,
+    remaining: &mut Option<Remaining>,
+) -> ApiResult<HttpResponse> {
+    let checked = async {
+        let caller = authenticate(state, request, E::ACCESS).await?;
+        RequestContext::of(request).called_by(caller.as_ref());
+        let body = if E::Input::READS_BODY { read_body(request, payload, state.config.body_limit).await? } else { BytesMut::new() };
+        let input = E::Input::read(&Parts { request, body: &body, now: state.clock.now() })?;
+        Ok((caller, input))
+    };
+    let (caller, input) = match checked.await {
+        Ok(checked) => checked,
+        // A dependency that is away is not the caller's fault.
+        Err(error) if E::BUDGET == Budget::Exempt || error.status_and_code().0.is_server_error() => return Err(error),
+        Err(error) => {
+            let (error, left) = charge_refusal(state, address, error).await;
+            *remaining = left;
+            return Err(error);
+        }
+    };
+    match admit(state, caller.as_ref(), address, E::BUDGET).await {
+        Ok(left) => *remaining = left,
+        Err(error) => {
+            state.metrics.rate_limited(E::PATH);
+            return Err(error);
+        }
+    }
+    let request_id = RequestContext::of(request).request_id;
+    E::handle(Call { caller, state: state.clone(), input, address, request_id }).await
+}
+
+/// The whole body, if it is of a type that is read at all and not too large.
+async fn read_body(request: &HttpRequest, payload: Payload, limit: usize) -> ApiResult<BytesMut> {
+    let declared = request.headers().get(actix_web::http::header::CONTENT_LENGTH);
+    let length = declared.and_then(|value| value.to_str().ok()).and_then(|value| value.parse::<usize>().ok());
+    let is_json = media_type(request).is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"));
+    let acceptable = is_json || is_plain_text(request);
+    let sends_something = length.is_some_and(|length| length > 0) || (length.is_none() && request.chunked().unwrap_or(false));
+    if sends_something && !acceptable {
+        return Err(ApiError::UnsupportedMediaType);
+    }
+    if length.is_some_and(|length| length > limit) {
+        return Err(ApiError::TooLarge);
+    }
+    let mut payload = web::Payload::from_request(request, &mut payload.into()).await.map_err(|_| ApiError::MalformedJson)?;
+    let mut body = BytesMut::with_capacity(length.unwrap_or(0));
+    while let Some(chunk) = payload.next().await {
+        // A body that breaks off is no JSON; usually nobody is left to read the answer.
+        let chunk = chunk.map_err(|_| ApiError::MalformedJson)?;
+        if body.len() + chunk.len() > limit {
+            return Err(ApiError::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}

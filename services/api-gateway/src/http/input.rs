@@ -1,0 +1,479 @@
+//! What callers send, before anything is believed of it.
+//!
+//! The contract wants every problem of a body named at once, missing and mistyped values included. So a body is read
+//! into [`Field`]s, which take whatever stands there; garde then judges all of them by the rules of [`super::rules`],
+//! and only a body without a problem becomes a type of its own.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use actix_web::HttpRequest;
+use chrono::{DateTime, Utc};
+use domain::id::parse_uuid;
+use garde::{Path, Report, Validate};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use uuid::Uuid;
+
+use super::timestamp::parse_utc;
+use crate::error::{ApiError, ApiResult, Problem};
+
+/// Whatever stands where a value of type `T` should.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Field<T> {
+    /// Nothing at all.
+    Missing,
+    /// `null`.
+    Null,
+    /// A value of another type, named as JavaScript names it.
+    Wrong(&'static str),
+    /// A value of that type.
+    Value(T),
+}
+
+impl<T> Default for Field<T> {
+    fn default() -> Self {
+        Self::Missing
+    }
+}
+
+impl<T> Field<T> {
+    /// The value, if one is there.
+    pub const fn value(&self) -> Option<&T> {
+        match self {
+            Self::Value(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The value itself, if one is there.
+    pub fn into_value(self) -> Option<T> {
+        match self {
+            Self::Value(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// What was received, in the contract's words.
+    pub const fn received(&self) -> &'static str {
+        match self {
+            Self::Missing => "undefined",
+            Self::Null => "null",
+            Self::Wrong(received) => received,
+            Self::Value(_) => "value",
+        }
+    }
+}
+
+/// A type that a JSON value can be. Each kind says which JSON values it takes; the rest is [`Field::Wrong`].
+pub trait Kind: Sized {
+    /// Its name in messages.
+    const EXPECTED: &'static str;
+
+    /// From a number.
+    fn from_number(_: f64) -> Option<Self> {
+        None
+    }
+
+    /// From a string.
+    fn from_text(_: &str) -> Option<Self> {
+        None
+    }
+
+    /// From a list; must read it to its end.
+    fn from_list<'de, A: SeqAccess<'de>>(mut list: A) -> Result<Option<Self>, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    /// From an object; must read it to its end.
+    fn from_object<'de, A: MapAccess<'de>>(mut object: A) -> Result<Option<Self>, A::Error> {
+        while object.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+}
+
+impl<'de, T: Kind> Deserialize<'de> for Field<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any<T>(PhantomData<T>);
+
+        impl<'de, T: Kind> Visitor<'de> for Any<T> {
+            type Value = Field<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any JSON value")
+            }
+
+            fn visit_unit<E>(self) -> Result<Field<T>, E> {
+                Ok(Field::Null)
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Field<T>, E> {
+                Ok(Field::Wrong("boolean"))
+            }
+
+            #[expect(clippy::cast_precision_loss, reason = "JSON numbers are doubles; larger integers are refused by range")]
+            fn visit_i64<E>(self, number: i64) -> Result<Field<T>, E> {
+                self.visit_f64(number as f64)
+            }
+
+            #[expect(clippy::cast_precision_loss, reason = "JSON numbers are doubles; larger integers are refused by range")]
+            fn visit_u64<E>(self, number: u64) -> Result<Field<T>, E> {
+                self.visit_f64(number as f64)
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<Field<T>, E> {
+                Ok(T::from_number(number).map_or(Field::Wrong("number"), Field::Value))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Field<T>, E> {
+                Ok(T::from_text(text).map_or(Field::Wrong("string"), Field::Value))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Field<T>, A::Error> {
+                Ok(T::from_list(list)?.map_or(Field::Wrong("array"), Field::Value))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<Field<T>, A::Error> {
+                Ok(T::from_object(object)?.map_or(Field::Wrong("object"), Field::Value))
+            }
+        }
+
+        deserializer.deserialize_any(Any(PhantomData))
+    }
+}
+
+impl Kind for f64 {
+    const EXPECTED: &'static str = "number";
+
+    fn from_number(number: f64) -> Option<Self> {
+        Some(number)
+    }
+}
+
+impl Kind for String {
+    const EXPECTED: &'static str = "string";
+
+    fn from_text(text: &str) -> Option<Self> {
+        Some(text.to_owned())
+    }
+}
+
+/// A string that should be a UUID; `None` when it is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UuidText(pub Option<Uuid>);
+
+impl Kind for UuidText {
+    const EXPECTED: &'static str = "string";
+
+    fn from_text(text: &str) -> Option<Self> {
+        Some(Self(parse_uuid(text)))
+    }
+}
+
+/// A string that should be a time in UTC; `None` when it is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UtcText(pub Option<DateTime<Utc>>);
+
+impl Kind for UtcText {
+    const EXPECTED: &'static str = "string";
+
+    fn from_text(text: &str) -> Option<Self> {
+        Some(Self(parse_utc(text)))
+    }
+}
+
+/// A list of anything that can be read.
+impl<T: for<'de> Deserialize<'de>> Kind for Vec<T> {
+    const EXPECTED: &'static str = "array";
+
+    fn from_list<'de, A: SeqAccess<'de>>(mut list: A) -> Result<Option<Self>, A::Error> {
+        let mut items = Self::new();
+        while let Some(item) = list.next_element()? {
+            items.push(item);
+        }
+        Ok(Some(items))
+    }
+}
+
+/// Makes a struct of [`Field`]s readable from an object.
+macro_rules! object {
+    ($name:ty) => {
+        impl $crate::http::input::Kind for $name {
+            const EXPECTED: &'static str = "object";
+
+            fn from_object<'de, A: serde::de::MapAccess<'de>>(object: A) -> Result<Option<Self>, A::Error> {
+                serde::Deserialize::deserialize(serde::de::value::MapAccessDeserializer::new(object)).map(Some)
+            }
+        }
+    };
+}
+pub(crate) use object;
+
+/// What rules may need to know besides the value.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// The present.
+    pub now: DateTime<Utc>,
+}
+
+impl<T: Validate<Context = Moment> + Kind> Validate for Field<T> {
+    type Context = Moment;
+
+    fn validate_into(&self, moment: &Moment, parent: &mut dyn FnMut() -> Path, report: &mut Report) {
+        match self {
+            Self::Value(value) => value.validate_into(moment, parent, report),
+            other => report.append(parent(), super::rules::mistyped::<T>(other.received())),
+        }
+    }
+}
+
+/// A request as a use case reads it.
+pub struct Parts<'a> {
+    /// The request's head.
+    pub request: &'a HttpRequest,
+    /// The whole body; empty when there is none, or when the route ignores it.
+    pub body: &'a [u8],
+    /// The present.
+    pub now: DateTime<Utc>,
+}
+
+/// What a use case takes from a request.
+pub trait Input: Sized {
+    /// Whether the body is looked at. A route that ignores it takes anything.
+    const READS_BODY: bool;
+
+    /// Reads it: path first, then body, then query; only the first failing part is reported, with all its problems.
+    fn read(parts: &Parts<'_>) -> ApiResult<Self>;
+}
+
+/// A route that needs nothing but its caller.
+impl Input for () {
+    const READS_BODY: bool = false;
+
+    fn read(_: &Parts<'_>) -> ApiResult<Self> {
+        Ok(())
+    }
+}
+
+impl Parts<'_> {
+    /// A path parameter that is a UUID.
+    pub fn path_id(&self, name: &str) -> ApiResult<Uuid> {
+        parse_uuid(self.request.match_info().query(name)).ok_or_else(|| {
+            ApiError::Invalid(vec![Problem { field: format!("params/{name}"), message: "Invalid UUID".to_owned() }])
+        })
+    }
+
+    /// The JSON body, judged by its own rules. No body at all reads as `null`.
+    pub fn body<T>(&self) -> ApiResult<T>
+    where
+        T: Kind + Validate<Context = Moment>,
+    {
+        match self.json::<T>()? {
+            Field::Value(body) => {
+                self.judge("body", &body)?;
+                Ok(body)
+            }
+            other => Err(invalid("body", "", super::rules::mistyped::<T>(other.received()).message())),
+        }
+    }
+
+    /// The JSON body where none is needed: `None` when it is absent or `null`.
+    pub fn optional_body<T>(&self) -> ApiResult<Option<T>>
+    where
+        T: Kind + Validate<Context = Moment>,
+    {
+        match self.json::<T>()? {
+            Field::Null | Field::Missing => Ok(None),
+            Field::Value(body) => {
+                self.judge("body", &body)?;
+                Ok(Some(body))
+            }
+            other => Err(invalid("body", "", super::rules::mistyped::<T>(other.received()).message())),
+        }
+    }
+
+    fn json<T: Kind>(&self) -> ApiResult<Field<T>> {
+        if self.body.is_empty() {
+            return Ok(Field::Null);
+        }
+        if is_plain_text(self.request) {
+            return Ok(Field::Wrong("string"));
+        }
+        match serde_json::from_slice(self.body) {
+            Ok(body) => Ok(body),
+            // Text that JSON can express and PostgreSQL cannot hold: read on with NUL in its place, which the rules of
+            // the field then refuse by its name.
+            Err(error) if error.to_string().contains("surrogate") => {
+                serde_json::from_str(&without_lone_surrogates(self.body)).map_err(|_| ApiError::MalformedJson)
+            }
+            Err(_) => Err(ApiError::MalformedJson),
+        }
+    }
+
+    /// The query, parameter by parameter.
+    #[must_use]
+    pub fn query(&self) -> Query {
+        Query(form_urlencoded::parse(self.request.query_string().as_bytes()).into_owned().collect())
+    }
+
+    /// Judges values by their own rules.
+    pub fn judge<T: Validate<Context = Moment>>(&self, part: &str, value: &T) -> ApiResult<()> {
+        value.validate_with(&Moment { now: self.now }).map_err(|report| {
+            ApiError::Invalid(
+                report
+                    .iter()
+                    .map(|(path, error)| Problem { field: field(part, &path.to_string()), message: error.message().to_owned() })
+                    .collect(),
+            )
+        })
+    }
+}
+
+/// One problem with one field.
+#[must_use]
+pub fn invalid(part: &str, path: &str, message: &str) -> ApiError {
+    ApiError::Invalid(vec![Problem { field: field(part, path), message: message.to_owned() }])
+}
+
+/// `points[3].latitude` → `body/points/3/latitude`; the whole part is `body/`.
+fn field(part: &str, path: &str) -> String {
+    format!("{part}/{}", path.replace('[', "/").replace(']', "").replace('.', "/"))
+}
+
+/// Whether the body says that it is plain text; like the original we take it, and find that it is no object.
+#[must_use]
+pub fn is_plain_text(request: &HttpRequest) -> bool {
+    media_type(request).is_some_and(|kind| kind.eq_ignore_ascii_case("text/plain"))
+}
+
+/// The media type of the body, without parameters.
+#[must_use]
+pub fn media_type(request: &HttpRequest) -> Option<&str> {
+    let value = request.headers().get(actix_web::http::header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.split(';').next().unwrap_or_default().trim())
+}
+
+/// Replaces `\ud800`-like escapes that have no partner by `\u0000`.
+fn without_lone_surrogates(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let escape_at = |at: usize| -> Option<u32> {
+        let digits = text.get(at..)?.strip_prefix("\\u")?.get(..4)?;
+        u32::from_str_radix(digits, 16).ok()
+    };
+    let mut clean = String::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(letter) = text[at..].chars().next() {
+        if letter != '\\' {
+            clean.push(letter);
+            at += letter.len_utf8();
+            continue;
+        }
+        match (escape_at(at), escape_at(at + 6)) {
+            (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => {
+                clean.push_str(&text[at..at + 12]);
+                at += 12;
+            }
+            (Some(0xD800..=0xDFFF), _) => {
+                clean.push_str("\\u0000");
+                at += 6;
+            }
+            _ => {
+                // Any other escape is at least two characters long; `\\` must not be taken apart.
+                let end = text[at + 1..].chars().next().map_or(at + 1, |next| at + 1 + next.len_utf8());
+                clean.push_str(&text[at..end]);
+                at = end;
+            }
+        }
+    }
+    clean
+}
+
+/// Query parameters in the order they came.
+#[derive(Debug, Clone)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// A parameter given once.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Field<String> {
+        let mut values = self.0.iter().filter(|(key, _)| key == name);
+        match (values.next(), values.next()) {
+            (None, _) => Field::Missing,
+            (Some((_, value)), None) => Field::Value(value.clone()),
+            (Some(_), Some(_)) => Field::Wrong("array"),
+        }
+    }
+
+    /// A parameter read as JavaScript's `Number()` reads it: `""` is 0, `" 7 "` is 7, `1e1` is 10, nonsense and
+    /// repeated parameters are NaN.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Field<f64> {
+        match self.text(name) {
+            Field::Value(text) => Field::Value(javascript_number(&text)),
+            Field::Missing => Field::Missing,
+            _ => Field::Value(f64::NAN),
+        }
+    }
+
+    /// A parameter that is a UUID.
+    #[must_use]
+    pub fn id(&self, name: &str) -> Field<UuidText> {
+        match self.text(name) {
+            Field::Value(text) => Field::Value(UuidText(parse_uuid(&text))),
+            Field::Missing => Field::Missing,
+            Field::Null => Field::Null,
+            Field::Wrong(received) => Field::Wrong(received),
+        }
+    }
+}
+
+fn javascript_number(text: &str) -> f64 {
+    let text = text.trim();
+    let radix = |digits: &str, radix| {
+        // Longer digits would only lose precision; the range rules refuse such numbers anyway.
+        #[expect(clippy::cast_precision_loss, reason = "JavaScript numbers are doubles")]
+        u64::from_str_radix(digits, radix).map_or(f64::NAN, |number| number as f64)
+    };
+    match text.get(..2).map(str::to_ascii_lowercase).as_deref() {
+        _ if text.is_empty() => 0.0,
+        Some("0x") => radix(&text[2..], 16),
+        Some("0o") => radix(&text[2..], 8),
+        Some("0b") => radix(&text[2..], 2),
+        // Rust also reads "inf" and "nan", JavaScript only this spelling of infinity.
+        _ if matches!(text, "Infinity" | "+Infinity") => f64::INFINITY,
+        _ if text == "-Infinity" => f64::NEG_INFINITY,
+        _ if text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte)) => text.parse().unwrap_or(f64::NAN),
+        _ => f64::NAN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_as_javascript_reads_them() {
+        for (text, number) in [("", 0.0), (" 7 ", 7.0), ("1e1", 10.0), ("0x10", 16.0), ("-3.5", -3.5), ("5.", 5.0), (".5", 0.5), ("Infinity", f64::INFINITY)] {
+            assert_eq!(javascript_number(text), number, "{text:?}");
+        }
+        for text in ["seven", "1,5", "inf", "nan", "NaN", "1 2", "0xg", "--1", "é"] {
+            assert!(javascript_number(text).is_nan(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_takes_whatever_stands_there() {
+        let read = |json: &str| serde_json::from_str::<Field<f64>>(json).unwrap();
+        assert_eq!(read("5"), Field::Value(5.0));
+        assert_eq!(read("null"), Field::Null);
+        assert_eq!(read("\"5\""), Field::Wrong("string"));
+        assert_eq!(read("true"), Field::Wrong("boolean"));
+        assert_eq!(read("[1,[2]]"), Field::Wrong("array"));
+        assert_eq!(read("{\"a\":{\"b\":1}}"), Field::Wrong("object"));
+    }
+
+    #[test]
+    fn lone_surrogates_become_nul_and_pairs_stay() {
+        assert_eq!(without_lone_surrogates(br#"{"a":"\ud83d\ude00 \ud800 \\ud800 \udc00"}"#), r#"{"a":"\ud83d\ude00 \u0000 \\ud800 \u0000"}"#);
+    }
+}

@@ -1,0 +1,243 @@
+//! What happens around every request, whatever it is: an id, a trace, a log line, metrics, a time limit, headers.
+
+use std::cell::RefCell;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::time::Instant;
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpMessage, HttpRequest, web};
+use futures_util::FutureExt;
+use tracing::{Instrument, Span, field};
+use uuid::Uuid;
+
+use super::caller::Caller;
+use super::client_address::client_address;
+use super::{cors, reply};
+use crate::error::ApiError;
+use crate::state::State;
+
+/// The header that carries the request's id both ways.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Headers of every reply.
+const SECURITY: [(&str, &str); 12] = [
+    (
+        "content-security-policy",
+        "default-src 'self';script-src 'self';style-src 'self' 'unsafe-inline';img-src 'self' data:;base-uri 'self';\
+         font-src 'self' https: data:;form-action 'self';frame-ancestors 'self';object-src 'none';\
+         script-src-attr 'none';upgrade-insecure-requests",
+    ),
+    ("strict-transport-security", "max-age=31536000; includeSubDomains"),
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "SAMEORIGIN"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-opener-policy", "same-origin"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("origin-agent-cluster", "?1"),
+    ("x-dns-prefetch-control", "off"),
+    ("x-download-options", "noopen"),
+    ("x-permitted-cross-domain-policies", "none"),
+    ("x-xss-protection", "0"),
+];
+
+/// What is known of a request beside the request itself.
+#[derive(Clone)]
+pub struct RequestContext {
+    /// Its id: the caller's, or ours.
+    pub request_id: Rc<str>,
+    span: Span,
+    failure: Rc<RefCell<Option<Failure>>>,
+}
+
+struct Failure {
+    code: &'static str,
+    cause: String,
+}
+
+impl RequestContext {
+    /// The context of a request. Every request has one; outside the middleware (in tests) it is empty.
+    #[must_use]
+    pub fn of(request: &HttpRequest) -> Self {
+        request.extensions().get::<Self>().cloned().unwrap_or_else(|| Self::new("".into(), Span::none()))
+    }
+
+    fn new(request_id: Rc<str>, span: Span) -> Self {
+        Self { request_id, span, failure: Rc::default() }
+    }
+
+    /// Notes who calls, for the log.
+    pub fn called_by(&self, caller: Option<&Caller>) {
+        if let Some(caller) = caller {
+            self.span.record("organization_id", field::display(caller.tenant().organization()));
+            self.span.record("actor", field::display(caller.user()));
+        }
+    }
+
+    /// Notes why it failed, for the one log line at its end.
+    pub fn failed(&self, error: &ApiError) {
+        let cause = error.cause().map_or_else(|| error.to_string(), str::to_owned);
+        *self.failure.borrow_mut() = Some(Failure { code: error.status_and_code().1, cause });
+    }
+}
+
+/// The middleware around everything else.
+pub async fn observe(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let started = Instant::now();
+    let Some(state) = request.app_data::<web::Data<State>>().cloned() else {
+        return next.call(request).await.map(ServiceResponse::map_into_boxed_body);
+    };
+    let guard = state.metrics.http.begin();
+    let http = request.request().clone();
+    let address = client_address(&http, &state.config.trusted_proxies);
+    let request_id = request_id(http.headers());
+    let span = tracing::info_span!(
+        "request",
+        otel.name = field::Empty,
+        otel.kind = "server",
+        otel.status_code = field::Empty,
+        request_id = &*request_id,
+        method = http.method().as_str(),
+        route = field::Empty,
+        status = field::Empty,
+        remote_addr = address.map(field::display),
+        organization_id = field::Empty,
+        actor = field::Empty,
+    );
+    let header = |name: &str| http.headers().get(name).and_then(|value| value.to_str().ok());
+    telemetry::traces::follow(&span, header("traceparent"), header("tracestate"));
+    let context = RequestContext::new(request_id, span.clone());
+    http.extensions_mut().insert(context.clone());
+
+    let answer = async {
+        if let Some(response) = cors::preflight(&http) {
+            return response;
+        }
+        if !is_decodable(http.uri().path()) {
+            return reply::refusal(&ApiError::MalformedUrl, &context.request_id);
+        }
+        let served = AssertUnwindSafe(next.call(request)).catch_unwind();
+        match tokio::time::timeout(state.config.request_timeout, served).await {
+            Ok(Ok(Ok(response))) => response.into_parts().1.map_into_boxed_body(),
+            Ok(Ok(Err(error))) => error.error_response(),
+            Ok(Err(_)) => {
+                let error = ApiError::Internal("the handler panicked".to_owned());
+                context.failed(&error);
+                reply::refusal(&error, &context.request_id)
+            }
+            Err(_) => {
+                let error = ApiError::Unavailable("the request took too long".to_owned());
+                context.failed(&error);
+                reply::refusal(&error, &context.request_id)
+            }
+        }
+    };
+    let mut response = answer.instrument(span.clone()).await;
+
+    let headers = response.headers_mut();
+    for (name, value) in SECURITY {
+        // The identity protocol sets its own policy for pages of any origin.
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    cors::allow(&http, &state.config.cors_origins, headers);
+    if let Ok(id) = HeaderValue::from_str(&context.request_id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    if state.is_draining() {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+
+    let route = http.match_pattern().map_or_else(|| "unmatched".to_owned(), |pattern| colon_pattern(&pattern));
+    let status = response.status().as_u16();
+    let took = started.elapsed();
+    span.record("route", route.as_str());
+    span.record("status", status);
+    span.record("otel.name", format!("{} {route}", http.method()).as_str());
+    if status >= 500 {
+        span.record("otel.status_code", "ERROR");
+    }
+    let trace_id = telemetry::traces::sampled_trace_id(&span);
+    guard.finish(http.method().as_str(), &route, status, took, trace_id.as_deref());
+    span.in_scope(|| write_line(&route, status, took.as_secs_f64() * 1000.0, context.failure.borrow().as_ref()));
+    Ok(ServiceResponse::new(http, response))
+}
+
+/// The one line a request gets.
+fn write_line(route: &str, status: u16, duration_ms: f64, failure: Option<&Failure>) {
+    let duration_ms = (duration_ms * 10.0).round() / 10.0;
+    let (kind, cause) = failure.map_or((None, None), |failure| (Some(failure.code), Some(failure.cause.as_str())));
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(duration_ms, error.kind = kind, error.message = cause, "request answered")
+        };
+    }
+    match () {
+        () if status >= 500 || duration_ms >= 2000.0 => line!(error),
+        () if matches!(route, "/health" | "/ready" | "/metrics") => line!(debug),
+        () if duration_ms >= 500.0 => line!(warn),
+        () => line!(info),
+    }
+}
+
+/// The caller's id when it is 1–128 of `A–Z a–z 0–9 . _ : -`, else a new one (D44).
+fn request_id(headers: &HeaderMap) -> Rc<str> {
+    let theirs = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let acceptable = |id: &&str| {
+        (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte))
+    };
+    theirs.filter(acceptable).map_or_else(|| Uuid::new_v4().to_string().into(), Into::into)
+}
+
+/// `/admin/employees/{id}` as metrics and logs spell it: `/admin/employees/:id`.
+fn colon_pattern(pattern: &str) -> String {
+    pattern.replace('{', ":").replace('}', "")
+}
+
+/// Whether every `%` of a path starts an escape and the escapes make UTF-8.
+fn is_decodable(path: &str) -> bool {
+    let mut bytes = path.bytes();
+    let mut decoded = Vec::with_capacity(path.len());
+    let hex = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            decoded.push(byte);
+        } else if let (Some(high), Some(low)) = (hex(bytes.next()), hex(bytes.next())) {
+            decoded.push(u8::try_from(high * 16 + low).unwrap_or_default());
+        } else {
+            return false;
+        }
+    }
+    std::str::from_utf8(&decoded).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_callers_are_taken_when_they_are_harmless() {
+        let id = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_str(text).unwrap());
+            request_id(&headers).to_string()
+        };
+        assert_eq!(id("phone-7:2026.1_a"), "phone-7:2026.1_a");
+        for bad in ["", "a b", "ä", "a\"b", &"x".repeat(129)] {
+            assert_ne!(id(bad), bad);
+        }
+    }
+
+    #[test]
+    fn paths_that_cannot_be_decoded_are_noticed() {
+        assert!(is_decodable("/a%20b%C3%A4"));
+        for bad in ["/%", "/%2", "/%zz", "/%ff"] {
+            assert!(!is_decodable(bad), "{bad}");
+        }
+    }
+}

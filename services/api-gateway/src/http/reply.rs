@@ -1,0 +1,116 @@
+//! How answers look.
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use domain::page::Pagination;
+use serde::Serialize;
+
+use crate::error::ApiError;
+
+const JSON: &str = "application/json; charset=utf-8";
+
+/// A reply as JSON.
+#[must_use]
+pub fn json<T: Serialize>(status: StatusCode, body: &T) -> HttpResponse {
+    match serde_json::to_vec(body) {
+        Ok(body) => HttpResponse::build(status).insert_header((CONTENT_TYPE, JSON)).body(body),
+        Err(error) => {
+            tracing::error!(error.message = %error, "a reply could not be written as JSON");
+            HttpResponse::InternalServerError().finish()
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Success<T> {
+    success: bool,
+    data: T,
+}
+
+/// 200 with `data` in the envelope.
+#[must_use]
+pub fn ok<T: Serialize>(data: T) -> HttpResponse {
+    json(StatusCode::OK, &Success { success: true, data })
+}
+
+/// 201 with `data` in the envelope.
+#[must_use]
+pub fn created<T: Serialize>(data: T) -> HttpResponse {
+    json(StatusCode::CREATED, &Success { success: true, data })
+}
+
+/// 200 with one page of a list.
+#[must_use]
+pub fn page<T: Serialize>(data: Vec<T>, pagination: Pagination) -> HttpResponse {
+    #[derive(Serialize)]
+    struct Page<T> {
+        success: bool,
+        data: Vec<T>,
+        pagination: Pagination,
+    }
+    json(StatusCode::OK, &Page { success: true, data, pagination })
+}
+
+/// The envelope of a refusal.
+#[must_use]
+pub fn refusal(error: &ApiError, request_id: &str) -> HttpResponse {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Refusal<'a> {
+        success: bool,
+        error: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_after: Option<String>,
+        request_id: &'a str,
+        code: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        details: Option<serde_json::Value>,
+    }
+    let (status, code) = error.status_and_code();
+    let wait = match error {
+        ApiError::TooMany { retry_after_s, .. } => Some(*retry_after_s),
+        _ => None,
+    };
+    let mut response = json(
+        status,
+        &Refusal {
+            success: false,
+            error: error.to_string(),
+            retry_after: wait.map(|seconds| format!("{seconds}s")),
+            request_id,
+            code,
+            details: error.details(),
+        },
+    );
+    if let Some(seconds) = wait {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+/// The reply of a path or method that is no route.
+#[must_use]
+pub fn no_such_route(method: &str, raw_url: &str, request_id: &str) -> HttpResponse {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct NoSuchRoute<'a> {
+        message: String,
+        error: &'static str,
+        status_code: u16,
+        success: bool,
+        request_id: &'a str,
+        code: &'static str,
+    }
+    json(
+        StatusCode::NOT_FOUND,
+        &NoSuchRoute {
+            message: format!("Route {method}:{raw_url} not found"),
+            error: "Not Found",
+            status_code: 404,
+            success: false,
+            request_id,
+            code: "NOT_FOUND",
+        },
+    )
+}

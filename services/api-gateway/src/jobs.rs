@@ -1,0 +1,39 @@
+//! Asking for measurements.
+
+use domain::SessionId;
+use domain::Tenant;
+use domain::job::RecalculateDistance;
+use queue::{NewJob, Producer};
+
+/// Puts distance jobs on their queue, at most one waiting per session.
+///
+/// Asking may fail without harm: the session's mark in the database is the truth, and the worker's sweep asks again.
+#[derive(Clone)]
+pub struct DistanceJobs {
+    producer: Producer,
+}
+
+impl DistanceJobs {
+    /// Jobs through `producer`, which must be the distance queue's.
+    #[must_use]
+    pub const fn new(producer: Producer) -> Self {
+        Self { producer }
+    }
+
+    /// Asks for the measurement of a session, in the background: the caller's answer does not wait for Redis.
+    pub fn ask(&self, tenant: Tenant, session: SessionId, request_id: &str) {
+        let job = RecalculateDistance { session, organization: Some(tenant.organization()) };
+        let carrier = telemetry::traces::carrier(request_id);
+        let producer = self.producer.clone();
+        tokio::spawn(async move {
+            let Ok(data) = serde_json::to_string(&job) else { return };
+            let mut new = NewJob::new(RecalculateDistance::NAME, data);
+            new.deduplicate(session.to_string());
+            new.organization = job.organization.map(domain::OrganizationId::uuid);
+            new.carrier = carrier;
+            if let Err(error) = producer.enqueue(new).await {
+                tracing::warn!(session.id = %session, error.message = %error, "a distance job could not be queued; the sweep will ask again");
+            }
+        });
+    }
+}

@@ -1,0 +1,50 @@
+//! What every handler may reach.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use db::Db;
+use domain::{Clock, EmployeeId, OrganizationId};
+use queue::limits::Limits;
+
+use crate::config::Config;
+use crate::features::health::Readiness;
+use crate::features::locations::Recorder;
+use crate::http::expiring::Expiring;
+use crate::identity::Authenticator;
+use crate::jobs::DistanceJobs;
+use crate::metrics::Metrics;
+
+/// What every handler may reach. One per process.
+pub struct State {
+    /// Settings.
+    pub config: Config,
+    /// The database.
+    pub db: Db,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Who issues and verifies tokens.
+    pub identity: Authenticator,
+    /// Budgets.
+    pub limits: Limits,
+    /// Asks for measurements.
+    pub jobs: DistanceJobs,
+    /// Stores single fixes, gathered.
+    pub recorder: Recorder,
+    /// Whether an employee may work, for half a minute.
+    pub working: Expiring<(OrganizationId, EmployeeId), bool>,
+    /// What `/ready` last found.
+    pub readiness: Readiness,
+    /// Metrics of this process.
+    pub metrics: Arc<Metrics>,
+    /// Whether the process is on its way out.
+    pub(crate) draining: AtomicBool,
+}
+
+impl State {
+    /// Whether the process is on its way out: it finishes what it has and wants nothing new.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,89 @@
+//! Developer commands: `cargo xtask up` brings the product to life, `test` and `check` guard it.
+//!
+//! Each command is a module; what several need (servers, state, the public API) is a module too.
+#![expect(clippy::print_stdout, reason = "a command speaks to its user on standard output")]
+
+mod api;
+mod check;
+mod demo;
+mod down;
+mod failure;
+mod interrupt;
+mod layers;
+mod packages;
+mod postgres;
+mod process;
+mod redis;
+mod replay;
+mod servers;
+mod services;
+mod state;
+mod status;
+mod test;
+mod up;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use failure::{Context, Outcome};
+
+/// Developer commands of FieldTrack.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bring the product up: servers, services, and a demo organization with a real day in it
+    Up(up::Options),
+    /// Stop everything that `up` started
+    Down(down::Options),
+    /// Stop everything and delete the data
+    Reset(down::Options),
+    /// Tell what runs, and where
+    Status(status::Options),
+    /// Play recorded tracks through the public API, as a phone would
+    Replay(replay::Options),
+    /// Run all tests against real servers
+    Test(test::Options),
+    /// Check formatting, lints and layers, as CI does
+    Check,
+    /// Check only which crate knows which
+    Layers,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Outcome<ExitCode> {
+    // The HTTP client brings no cryptography of its own. An error would say that one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        match command {
+            Command::Up(options) => up::run(options).await,
+            Command::Down(options) => down::down(&options),
+            Command::Reset(options) => down::reset(&options),
+            Command::Status(options) => status::run(&options),
+            Command::Replay(options) => replay::run(options).await,
+            Command::Test(options) => test::run(&options).await,
+            Command::Check => check::run(),
+            Command::Layers => layers::run(),
+        }
+    })
+}

@@ -1,0 +1,100 @@
+//! The programs we need from the system, installed when they are missing and we may.
+
+use std::{
+    env, fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use crate::{
+    failure::{Context, Failure, Outcome},
+    postgres::Tools,
+};
+
+/// Makes sure that PostgreSQL and Redis are installed, as far as each is wanted.
+pub fn ensure(postgres: bool, redis: bool) -> Outcome {
+    let missing = missing(postgres, redis);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let Some(apt) = Apt::usable() else { return Err(advice(&missing)) };
+    println!("installing     {} (with apt-get)", missing.join(", "));
+    // A fresh image has no package lists, an old one has lists that name packages no longer there.
+    if !apt.install(&missing) {
+        apt.update();
+        apt.install(&missing);
+    }
+    let still = self::missing(postgres, redis);
+    if still.is_empty() { Ok(()) } else { Err(advice(&still)) }
+}
+
+/// A program of this name on the search path.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+/// Whether this is the superuser of the machine.
+pub fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output();
+    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+fn missing(postgres: bool, redis: bool) -> Vec<&'static str> {
+    let mut missing = Vec::new();
+    if postgres && Tools::find(None).is_none() {
+        missing.push("postgresql");
+    }
+    if redis && find("redis-server").is_none() {
+        missing.push("redis-server");
+    }
+    missing
+}
+
+fn advice(missing: &[&str]) -> Failure {
+    Failure::new(format!(
+        "missing on this machine: {list}. Install PostgreSQL 15 or newer and Redis 7 or newer, on Debian and Ubuntu \
+         with `sudo apt-get install {list}`, and run this again. Or let containers do it: `docker compose up`. Or name \
+         servers of your own with DATABASE_URL, SYSTEM_DATABASE_URL, MIGRATION_DATABASE_URL and REDIS_URL.",
+        list = missing.join(" ")
+    ))
+}
+
+struct Apt {
+    sudo: bool,
+}
+
+impl Apt {
+    /// apt-get, if it is here and we may run it without being asked for a password.
+    fn usable() -> Option<Self> {
+        find("apt-get")?;
+        if is_root() {
+            return Some(Self { sudo: false });
+        }
+        let quiet = Command::new("sudo").args(["-n", "true"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        quiet.is_ok_and(|status| status.success()).then_some(Self { sudo: true })
+    }
+
+    fn update(&self) {
+        // When it fails, so does the installation after it, and that is reported.
+        let _ = self.run(&["update"]);
+    }
+
+    fn install(&self, packages: &[&str]) -> bool {
+        let has_lists = fs::read_dir("/var/lib/apt/lists").is_ok_and(|entries| entries.count() > 2);
+        if !has_lists {
+            self.update();
+        }
+        let words: Vec<&str> = ["install", "-y", "--no-install-recommends"].iter().chain(packages).copied().collect();
+        self.run(&words).unwrap_or(false)
+    }
+
+    fn run(&self, words: &[&str]) -> Outcome<bool> {
+        let mut command = if self.sudo { Command::new("sudo") } else { Command::new("env") };
+        if self.sudo {
+            command.args(["-n", "env"]);
+        }
+        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"]).args(words).stdin(Stdio::null());
+        Ok(command.status().context("cannot run apt-get")?.success())
+    }
+}
