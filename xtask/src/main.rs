@@ -1,7 +1,25 @@
 //! Developer commands: `cargo xtask up` brings the product to life, `test` and `check` guard it.
 //!
 //! Each command is a module; what several need (servers, state, the public API) is a module too.
-#![expect(clippy::print_stdout, reason = "a command speaks to its user on standard output")]
+
+/// Prints a line. Unlike `println!` it survives a reader that went away: a terminal that is closed, or `| head`, must
+/// not keep `up` from stopping what it started.
+macro_rules! say {
+    ($($argument:tt)*) => {{
+        use std::io::Write;
+        // Nobody is left to tell.
+        let _ = writeln!(std::io::stdout(), $($argument)*);
+    }};
+}
+
+/// The same for what went wrong, on the other stream.
+macro_rules! complain {
+    ($($argument:tt)*) => {{
+        use std::io::Write;
+        // Nobody is left to tell.
+        let _ = writeln!(std::io::stderr(), $($argument)*);
+    }};
+}
 
 mod api;
 mod check;
@@ -60,7 +78,7 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("{failure}");
+            complain!("{failure}");
             ExitCode::FAILURE
         }
     }

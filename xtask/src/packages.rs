@@ -18,7 +18,7 @@ pub fn ensure(postgres: bool, redis: bool) -> Outcome {
         return Ok(());
     }
     let Some(apt) = Apt::usable() else { return Err(advice(&missing)) };
-    println!("installing     {} (with apt-get)", missing.join(", "));
+    say!("installing     {} (with apt-get)", missing.join(", "));
     // A fresh image has no package lists, an old one has lists that name packages no longer there.
     if !apt.install(&missing) {
         apt.update();

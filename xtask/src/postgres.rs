@@ -116,7 +116,13 @@ impl Cluster {
         let account = if packages::is_root() { Some(Account::find()?) } else { None };
         let known = folder.load()?.postgres;
         let state = match known {
-            Some(state) => state,
+            Some(state) if state.home.exists() => state,
+            // `/var/tmp` is tidied up by some systems: the data is gone, the passwords may stay.
+            Some(mut state) => {
+                state.home = choose_home(folder, account)?;
+                folder.update(|all| all.postgres = Some(state.clone()))?;
+                state
+            }
             None => {
                 let state = PostgresState {
                     home: choose_home(folder, account)?,
@@ -148,7 +154,7 @@ impl Cluster {
         match self.make_and_launch() {
             // Nothing in a test cluster is worth a repair.
             Err(failure) if self.purpose == Purpose::Test && self.marker().exists() => {
-                eprintln!("the test cluster does not start ({failure}); making a new one");
+                complain!("the test cluster does not start ({failure}); making a new one");
                 let _ = self.stop();
                 fs::remove_dir_all(self.data()).context("cannot delete the test cluster")?;
                 let _ = fs::remove_file(self.marker());
@@ -480,7 +486,7 @@ fn fingerprint(path: &Path) -> u64 {
 fn quiet(command: &mut Command) -> Outcome {
     let name = command.get_program().to_string_lossy().into_owned();
     // Files, not pipes: a server started by the command may keep them open, and a pipe would be read for ever.
-    let said = tempfile_for_output().context("cannot make a temporary file")?;
+    let said = tempfile::tempfile().context("cannot make a temporary file")?;
     let (out, error) = (said.try_clone(), said.try_clone());
     let status = command
         .stdout(out.context("cannot share a file")?)
@@ -495,12 +501,4 @@ fn quiet(command: &mut Command) -> Outcome {
     let mut text = String::new();
     let _ = said.rewind().and_then(|()| said.read_to_string(&mut text));
     Err(Failure::new(format!("{name} failed ({status}): {}", text.trim())))
-}
-
-/// A file without a name, which vanishes with its last user.
-fn tempfile_for_output() -> std::io::Result<fs::File> {
-    let path = std::env::temp_dir().join(format!("fieldtrack-{}-{:?}", std::process::id(), thread::current().id()));
-    let file = fs::OpenOptions::new().create_new(true).read(true).write(true).open(&path)?;
-    fs::remove_file(&path)?;
-    Ok(file)
 }

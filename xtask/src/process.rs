@@ -94,7 +94,10 @@ mod tests {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let process = Process::find(child.id()).unwrap();
         assert!(process.runs());
-        assert!(command_line(process.pid).unwrap().contains("sleep"));
+        // The words appear a moment after the process.
+        while !command_line(process.pid).unwrap().contains("sleep") {
+            thread::yield_now();
+        }
         process.signal("TERM");
         assert!(process.ended_within(Duration::from_secs(5)));
         child.wait().unwrap();

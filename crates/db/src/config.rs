@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use settings::Settings;
 
 use crate::tls::{SslMode, TlsSettings};
 
@@ -24,6 +25,27 @@ impl DatabaseConfig {
     #[must_use]
     pub fn new(url: SecretString) -> Self {
         Self { url, pool_size: 10, acquire_timeout: Duration::from_secs(2), statement_timeout: Duration::from_secs(10) }
+    }
+
+    /// Reads the address from `variable`, and `DATABASE_POOL_SIZE` (10, 1–100), `DATABASE_ACQUIRE_TIMEOUT_MS` (2000,
+    /// 100–30000) and `DATABASE_STATEMENT_TIMEOUT_MS` (10000, 100–60000), which hold for every role.
+    pub fn read(settings: &mut Settings, variable: &str) -> Self {
+        let millis = |settings: &mut Settings, variable: &str, range, default| {
+            Duration::from_millis(settings.number(variable, range, default))
+        };
+        let config = Self {
+            url: settings.required_secret(variable),
+            pool_size: settings.number("DATABASE_POOL_SIZE", 1..=100, 10),
+            acquire_timeout: millis(settings, "DATABASE_ACQUIRE_TIMEOUT_MS", 100..=30_000, 2_000),
+            statement_timeout: millis(settings, "DATABASE_STATEMENT_TIMEOUT_MS", 100..=60_000, 10_000),
+        };
+        // A missing address has been reported already.
+        if !config.url.expose_secret().is_empty()
+            && let Err(why) = config.validate()
+        {
+            settings.problem(variable, why);
+        }
+        config
     }
 
     /// Whether the address can be understood, `sslmode` and `sslrootcert` included.

@@ -211,6 +211,8 @@ pub struct RefreshToken {
     pub user: UserId,
     /// The sign-in it descends from.
     pub family: Uuid,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
     /// When it was exchanged for its successor.
     pub used_at: Option<DateTime<Utc>>,
     /// When its family was revoked.
@@ -241,19 +243,27 @@ pub async fn add_refresh_token(
 
 /// A token by its hash, locked: two replicas that refresh with the same token follow each other.
 pub async fn lock_refresh_token(tx: &mut SystemTx, hash: &[u8; 32]) -> DbResult<Option<RefreshToken>> {
-    type Row = (Uuid, Uuid, Uuid, Option<DateTime<Utc>>, Option<DateTime<Utc>>);
+    type Row = (Uuid, Uuid, Uuid, DateTime<Utc>, Option<DateTime<Utc>>, Option<DateTime<Utc>>);
     let row: Option<Row> = tokens::table
         .filter(tokens::token_hash.eq(hash.as_slice()))
-        .select((tokens::organization_id, tokens::user_id, tokens::family_id, tokens::used_at, tokens::revoked_at))
+        .select((
+            tokens::organization_id,
+            tokens::user_id,
+            tokens::family_id,
+            tokens::created_at,
+            tokens::used_at,
+            tokens::revoked_at,
+        ))
         .for_update()
         .first(tx.connection())
         .await
         .optional()?;
-    Ok(row.map(|(organization, user, family, used_at, revoked_at)| RefreshToken {
+    Ok(row.map(|(organization, user, family, created_at, used_at, revoked_at)| RefreshToken {
         hash: *hash,
         organization: organization.into(),
         user: user.into(),
         family,
+        created_at,
         used_at,
         revoked_at,
     }))

@@ -4,6 +4,52 @@
 //! of belonging to it; [`SystemTx`] is another role with narrow rights, for the few readers that come before any
 //! organization is known. A query takes one of the two as its first argument, so leaving the tenant out does not
 //! compile. PostgreSQL says the same again: neither role owns a table, and row-level security is forced.
+//!
+//! ```
+//! # use db::{Db, DbResult};
+//! # use domain::{OrganizationId, SessionId, Tenant};
+//! async fn look(db: &Db, tenant: Tenant, organization: OrganizationId, session: SessionId) -> DbResult<()> {
+//!     let mut tx = db.tenant(tenant).await?;
+//!     db::attendance::find(&mut tx, session).await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The same with an organization's id in place of the proof:
+//!
+//! ```compile_fail
+//! # use db::{Db, DbResult};
+//! # use domain::{OrganizationId, SessionId, Tenant};
+//! async fn look(db: &Db, tenant: Tenant, organization: OrganizationId, session: SessionId) -> DbResult<()> {
+//!     let mut tx = db.tenant(organization).await?;
+//!     db::attendance::find(&mut tx, session).await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Making up a proof:
+//!
+//! ```compile_fail
+//! # use db::{Db, DbResult};
+//! # use domain::{OrganizationId, SessionId, Tenant};
+//! async fn look(db: &Db, tenant: Tenant, organization: OrganizationId, session: SessionId) -> DbResult<()> {
+//!     let mut tx = db.tenant(Tenant(organization)).await?;
+//!     db::attendance::find(&mut tx, session).await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Without any tenant, by the system's door:
+//!
+//! ```compile_fail
+//! # use db::{Db, DbResult};
+//! # use domain::{OrganizationId, SessionId, Tenant};
+//! async fn look(db: &Db, tenant: Tenant, organization: OrganizationId, session: SessionId) -> DbResult<()> {
+//!     let mut tx = db.system().await?;
+//!     db::attendance::find(&mut tx, session).await?;
+//!     Ok(())
+//! }
+//! ```
 
 pub mod attendance;
 mod config;

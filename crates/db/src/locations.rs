@@ -2,7 +2,6 @@
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Double, Integer, Nullable, SmallInt, Timestamptz};
 use diesel_async::RunQueryDsl;
 use domain::location::{Coordinate, Fix, Odometer};
 use domain::{EmployeeId, FixId, OrganizationId, SessionId, Tenant};
@@ -13,41 +12,69 @@ use crate::pool::{Connection, discard};
 use crate::schema::gps_locations as fixes;
 use crate::{Db, DbError, DbResult, TenantTx};
 
-#[diesel::declare_sql_function]
-extern "SQL" {
-    /// One upload of one session.
-    #[sql_name = "app.record_batch"]
-    fn record_batch(
-        organization: diesel::sql_types::Uuid,
-        session: diesel::sql_types::Uuid,
-        employee: diesel::sql_types::Uuid,
-        ids: Array<diesel::sql_types::Uuid>,
-        times: Array<Timestamptz>,
-        latitudes: Array<Double>,
-        longitudes: Array<Double>,
-        accuracies: Array<Nullable<Double>>,
-        sequences: Array<Nullable<BigInt>>,
-        accepted_at: Timestamptz,
-    ) -> Array<Integer>;
+use sql::{ensure_partitions, record_batch, record_points};
 
-    /// Single points of many sessions.
-    #[sql_name = "app.record_points"]
-    fn record_points(
-        organizations: Array<diesel::sql_types::Uuid>,
-        sessions: Array<diesel::sql_types::Uuid>,
-        employees: Array<diesel::sql_types::Uuid>,
-        ids: Array<diesel::sql_types::Uuid>,
-        times: Array<Timestamptz>,
-        latitudes: Array<Double>,
-        longitudes: Array<Double>,
-        accuracies: Array<Nullable<Double>>,
-        sequences: Array<Nullable<BigInt>>,
-        accepted_at: Timestamptz,
-    ) -> Array<SmallInt>;
+/// The functions of the database that hold the hot path.
+mod sql {
+    #![expect(clippy::too_many_arguments, reason = "a column of an upload each")]
 
-    /// Months ahead.
-    #[sql_name = "app.ensure_partitions"]
-    fn ensure_partitions(first: diesel::sql_types::Date, ahead: Integer) -> Integer;
+    use diesel::sql_types::{Array, BigInt, Double, Integer, Nullable, SmallInt, Timestamptz};
+
+    #[diesel::declare_sql_function]
+    extern "SQL" {
+        /// One upload of one session.
+        #[sql_name = "app.record_batch"]
+        fn record_batch(
+            organization: diesel::sql_types::Uuid,
+            session: diesel::sql_types::Uuid,
+            employee: diesel::sql_types::Uuid,
+            ids: Array<diesel::sql_types::Uuid>,
+            times: Array<Timestamptz>,
+            latitudes: Array<Double>,
+            longitudes: Array<Double>,
+            accuracies: Array<Nullable<Double>>,
+            sequences: Array<Nullable<BigInt>>,
+            accepted_at: Timestamptz,
+        ) -> Array<Integer>;
+
+        /// Single points of many sessions.
+        #[sql_name = "app.record_points"]
+        fn record_points(
+            organizations: Array<diesel::sql_types::Uuid>,
+            sessions: Array<diesel::sql_types::Uuid>,
+            employees: Array<diesel::sql_types::Uuid>,
+            ids: Array<diesel::sql_types::Uuid>,
+            times: Array<Timestamptz>,
+            latitudes: Array<Double>,
+            longitudes: Array<Double>,
+            accuracies: Array<Nullable<Double>>,
+            sequences: Array<Nullable<BigInt>>,
+            accepted_at: Timestamptz,
+        ) -> Array<SmallInt>;
+
+        /// Months ahead.
+        #[sql_name = "app.ensure_partitions"]
+        fn ensure_partitions(first: diesel::sql_types::Date, ahead: Integer) -> Integer;
+    }
+}
+
+/// Runs a statement that may be repeated, once more on another connection when the first had died. Storing a fix twice
+/// stores it once, so a lost answer costs nothing but a count. (A macro, since a closure over a borrowed connection
+/// makes a future that cannot be sent between threads.)
+macro_rules! once_more {
+    ($db:expr, |$connection:ident| $statement:expr) => {{
+        let mut object: Connection = $db.app().await?;
+        let $connection = &mut *object;
+        match $statement.await.map_err(DbError::from) {
+            Err(DbError::Unavailable(_)) => {
+                discard(object);
+                let mut object: Connection = $db.app().await?;
+                let $connection = &mut *object;
+                $statement.await?
+            }
+            answer => answer?,
+        }
+    }};
 }
 
 /// What became of an upload.
@@ -83,23 +110,19 @@ pub async fn record_batch_of(
         columns.push(FixId::generate(), fix);
     }
     let organization = tenant.organization().uuid();
-    let answer: Vec<i32> = once_more(db, async |connection| {
-        diesel::select(record_batch(
-            organization,
-            session.uuid(),
-            employee.uuid(),
-            &columns.ids,
-            &columns.times,
-            &columns.latitudes,
-            &columns.longitudes,
-            &columns.accuracies,
-            &columns.sequences,
-            now,
-        ))
-        .get_result(connection)
-        .await
-    })
-    .await?;
+    let answer: Vec<i32> = once_more!(db, |connection| diesel::select(record_batch(
+        organization,
+        session.uuid(),
+        employee.uuid(),
+        &columns.ids,
+        &columns.times,
+        &columns.latitudes,
+        &columns.longitudes,
+        &columns.accuracies,
+        &columns.sequences,
+        now,
+    ))
+    .get_result(connection));
     match answer[..] {
         [-1, _] => Ok(Recorded::NoOpenSession),
         [-2, _] => Ok(Recorded::BeforeSession),
@@ -139,23 +162,19 @@ pub async fn record_points_of(db: &Db, points: &[PointToRecord], now: DateTime<U
         owners[2].push(point.employee.uuid());
         columns.push(point.id, &point.fix);
     }
-    let outcomes: Vec<i16> = once_more(db, async |connection| {
-        diesel::select(record_points(
-            &owners[0],
-            &owners[1],
-            &owners[2],
-            &columns.ids,
-            &columns.times,
-            &columns.latitudes,
-            &columns.longitudes,
-            &columns.accuracies,
-            &columns.sequences,
-            now,
-        ))
-        .get_result(connection)
-        .await
-    })
-    .await?;
+    let outcomes: Vec<i16> = once_more!(db, |connection| diesel::select(record_points(
+        &owners[0],
+        &owners[1],
+        &owners[2],
+        &columns.ids,
+        &columns.times,
+        &columns.latitudes,
+        &columns.longitudes,
+        &columns.accuracies,
+        &columns.sequences,
+        now,
+    ))
+    .get_result(connection));
     Ok(outcomes
         .into_iter()
         .map(|outcome| match outcome {
@@ -196,23 +215,6 @@ impl Columns {
         self.longitudes.push(fix.at.longitude());
         self.accuracies.push(fix.accuracy_m);
         self.sequences.push(fix.sequence_number);
-    }
-}
-
-/// Runs a statement that may be repeated, once more on another connection when the first had died. Storing a fix twice
-/// stores it once, so a lost answer costs nothing but a count.
-async fn once_more<T>(
-    db: &Db,
-    statement: impl AsyncFn(&mut diesel_async::AsyncPgConnection) -> QueryResult<T>,
-) -> DbResult<T> {
-    let mut connection: Connection = db.app().await?;
-    match statement(&mut connection).await.map_err(DbError::from) {
-        Err(DbError::Unavailable(_)) => {
-            discard(connection);
-            let mut connection = db.app().await?;
-            Ok(statement(&mut connection).await?)
-        }
-        answer => answer,
     }
 }
 

@@ -32,13 +32,7 @@ pub enum Outcome {
 /// locked until the transaction ends; the caller commits.
 ///
 /// `most` is the number of points a session may have.
-pub async fn measure(
-    tx: &mut TenantTx,
-    id: SessionId,
-    from: From,
-    most: i64,
-    now: DateTime<Utc>,
-) -> DbResult<Outcome> {
+pub async fn measure(tx: &mut TenantTx, id: SessionId, from: From, most: i64, now: DateTime<Utc>) -> DbResult<Outcome> {
     let Some(locked) = lock_for_measurement(tx, id).await? else { return Ok(Outcome::NoSuchSession) };
     let mut odometer = match from {
         From::Checkpoint => locked.start(),

@@ -2,5 +2,8 @@
 //!
 //! Only ever a dev-dependency (and part of `cargo xtask`), so nothing here is linked into a service.
 
+#[cfg(feature = "database")]
+#[expect(clippy::expect_used, reason = "a test without its database can only stop")]
+pub mod database;
 pub mod redis;
 pub mod track;

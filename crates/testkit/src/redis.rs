@@ -144,7 +144,8 @@ impl RedisServer {
 
     /// Sends one command and returns the answer: `["SET", "key", "value"]`.
     pub fn call(&self, command: &[&str]) -> Result<Reply, RedisError> {
-        call(self.address(), command, Duration::from_secs(5)).map_err(|source| RedisError::Io { port: self.port, source })
+        call(self.address(), command, Duration::from_secs(5))
+            .map_err(|source| RedisError::Io { port: self.port, source })
     }
 
     fn address(&self) -> SocketAddr {

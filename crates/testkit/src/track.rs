@@ -21,6 +21,9 @@ const RANGE_ERROR_M: f64 = 5.0;
 /// Degrees of a FIT "semicircle", the unit of its coordinates.
 const DEGREES_PER_SEMICIRCLE: f64 = 180.0 / 2_147_483_648.0;
 
+/// Finds the positions in the content of a file, or says what is wrong with it.
+type Parser = fn(&[u8]) -> Result<Vec<TrackPoint>, String>;
+
 /// Where somebody was, and when.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrackPoint {
@@ -75,7 +78,7 @@ impl Track {
     pub fn read(path: impl AsRef<Path>) -> Result<Self, TrackError> {
         let path = path.as_ref();
         let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
-        let (format, parse): (_, fn(&[u8]) -> Result<Vec<TrackPoint>, String>) = match extension.as_deref() {
+        let (format, parse): (&str, Parser) = match extension.as_deref() {
             Some("gpx") => ("GPX", parse_gpx),
             Some("fit") => ("FIT", parse_fit),
             Some("nmea") => ("NMEA", parse_nmea),
@@ -267,7 +270,9 @@ fn parse_nmea(content: &[u8]) -> Result<Vec<TrackPoint>, String> {
                     waiting = Some(Position { time, latitude, longitude, dilution: gga.hdop.map(decimal) });
                 }
             }
-            ParseResult::RMC(RmcData { fix_time: Some(time), fix_date: Some(date), status_of_fix, lat, lon, .. }) => {
+            ParseResult::RMC(RmcData {
+                fix_time: Some(time), fix_date: Some(date), status_of_fix, lat, lon, ..
+            }) => {
                 let at = NaiveDate::and_time(&date, time);
                 let mut dilution = None;
                 if let Some(position) = waiting.take() {
@@ -360,8 +365,7 @@ mod tests {
     #[test]
     fn points_are_put_in_order_and_the_first_of_a_microsecond_is_kept() {
         let at = |nanos| DateTime::UNIX_EPOCH + TimeDelta::nanoseconds(nanos);
-        let point =
-            |latitude, nanos| TrackPoint { latitude, longitude: 0.0, recorded_at: at(nanos), accuracy_m: None };
+        let point = |latitude, nanos| TrackPoint { latitude, longitude: 0.0, recorded_at: at(nanos), accuracy_m: None };
         let track = Track::from_points(vec![point(3.0, 9_000), point(1.0, 1_000), point(2.0, 1_999)]);
         assert_eq!(track.points, [point(1.0, 1_000), point(3.0, 9_000)]);
     }

@@ -109,8 +109,10 @@ impl Config {
         let api_base_url = given_base.clone().unwrap_or_else(|| format!("http://localhost:{port}"));
         let app_and_frontend = [settings.url("APP_BASE_URL"), settings.url("FRONTEND_BASE_URL")];
         let cors_origins = cors_origins(&settings, environment);
-        let database = database(&mut settings, "DATABASE_URL");
-        let system_database = database_like(&mut settings, "SYSTEM_DATABASE_URL", &database);
+        let database = DatabaseConfig::read(&mut settings, "DATABASE_URL");
+        let mut system_database = DatabaseConfig::read(&mut settings, "SYSTEM_DATABASE_URL");
+        // Only sign-ins, refreshes and gauges use it.
+        system_database.pool_size = database.pool_size.div_ceil(2);
         let redis = redis(&mut settings);
         let identity = identity(&mut settings);
         let metrics_scrape_token = settings.secret("METRICS_SCRAPE_TOKEN");
@@ -178,34 +180,6 @@ fn cors_origins(settings: &Settings, environment: Environment) -> Vec<String> {
             vec!["http://localhost:3000".to_owned(), "http://localhost:5173".to_owned()]
         }
         None => Vec::new(),
-    }
-}
-
-fn database(settings: &mut Settings, variable: &str) -> DatabaseConfig {
-    let url = settings.required_secret(variable);
-    let config = DatabaseConfig {
-        pool_size: settings.number("DATABASE_POOL_SIZE", 1..=100, 10),
-        acquire_timeout: Duration::from_millis(settings.number("DATABASE_ACQUIRE_TIMEOUT_MS", 100..=30_000, 2_000)),
-        statement_timeout: Duration::from_millis(settings.number("DATABASE_STATEMENT_TIMEOUT_MS", 100..=60_000, 10_000)),
-        ..DatabaseConfig::new(url)
-    };
-    check_url(settings, variable, &config);
-    config
-}
-
-/// The system role's pool: small, since only sign-ins and refreshes use it.
-fn database_like(settings: &mut Settings, variable: &str, app: &DatabaseConfig) -> DatabaseConfig {
-    let url = settings.required_secret(variable);
-    let config = DatabaseConfig { url, pool_size: app.pool_size.div_ceil(2), ..app.clone() };
-    check_url(settings, variable, &config);
-    config
-}
-
-fn check_url(settings: &mut Settings, variable: &str, config: &DatabaseConfig) {
-    if !config.url.expose_secret().is_empty()
-        && let Err(why) = config.validate()
-    {
-        settings.problem(variable, why);
     }
 }
 

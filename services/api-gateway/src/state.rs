@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use db::Db;
 use domain::{Clock, EmployeeId, OrganizationId};
+use queue::Admin;
 use queue::limits::Limits;
 
 use crate::config::Config;
@@ -12,6 +13,7 @@ use crate::features::health::Readiness;
 use crate::features::locations::Recorder;
 use crate::http::expiring::Expiring;
 use crate::identity::Authenticator;
+use crate::identity::passwords::Passwords;
 use crate::jobs::DistanceJobs;
 use crate::metrics::Metrics;
 
@@ -25,10 +27,14 @@ pub struct State {
     pub clock: Arc<dyn Clock>,
     /// Who issues and verifies tokens.
     pub identity: Authenticator,
+    /// Hashes passwords, a few at a time.
+    pub passwords: Passwords,
     /// Budgets.
     pub limits: Limits,
     /// Asks for measurements.
     pub jobs: DistanceJobs,
+    /// Looks at the distance queue.
+    pub queue: Admin,
     /// Stores single fixes, gathered.
     pub recorder: Recorder,
     /// Whether an employee may work, for half a minute.

@@ -1,0 +1,171 @@
+//! The application: put together, bound, served, drained.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::middleware::{Compress, from_fn};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use db::Db;
+use domain::job::RecalculateDistance;
+use domain::Clock;
+use queue::limits::Limits;
+use queue::{Admin, Producer, Redis};
+use telemetry::metrics::Registry;
+
+use crate::config::{Config, IdentityConfig};
+use crate::features;
+use crate::features::health::Readiness;
+use crate::features::locations::Recorder;
+use crate::http::client_address::client_address;
+use crate::http::endpoint::Routes;
+use crate::http::expiring::Expiring;
+use crate::http::limits::{Budget, admit};
+use crate::http::observe::{RequestContext, observe};
+use crate::http::reply;
+use crate::identity::{Authenticator, passwords};
+use crate::jobs::DistanceJobs;
+use crate::metrics::{Metrics, sample};
+use crate::state::State;
+
+/// Employees whose right to work is remembered.
+const EMPLOYEES_REMEMBERED: usize = 100_000;
+
+/// Idle connections of clients and proxies are kept for so long: longer than any proxy in front keeps them, or a
+/// connection would close under a request.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// The process could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting that looked right turned out wrong.
+    #[error("{0}")]
+    Settings(String),
+    /// The port cannot be served.
+    #[error("the server cannot be started: {0}")]
+    Serve(#[from] io::Error),
+}
+
+/// A gateway that is bound and not yet served.
+pub struct Application {
+    server: actix_web::dev::Server,
+    address: SocketAddr,
+    state: Arc<State>,
+    queue: Admin,
+}
+
+impl Application {
+    /// Puts everything together on `listener`. Neither the database nor Redis has to be there.
+    ///
+    /// Must be called on the tokio runtime that will outlive the server.
+    pub fn build(
+        config: Config,
+        registry: Registry,
+        clock: Arc<dyn Clock>,
+        listener: TcpListener,
+    ) -> Result<Self, StartError> {
+        let wrong = |error: &dyn std::fmt::Display| StartError::Settings(error.to_string());
+        let db = Db::open(&config.database, &config.system_database).map_err(|error| wrong(&error))?;
+        let redis = Redis::open(&config.redis).map_err(|error| wrong(&error))?;
+        let passwords = passwords::Passwords::new();
+        let identity = match &config.identity {
+            IdentityConfig::BuiltIn { secrets } => Authenticator::builtin(
+                db.clone(),
+                secrets.clone(),
+                format!("{}/auth/v1", config.api_base_url),
+                passwords.clone(),
+                Arc::clone(&clock),
+            ),
+            IdentityConfig::Supabase { url, anon_key } => {
+                Authenticator::supabase(url, anon_key.clone(), Arc::clone(&clock)).map_err(|error| wrong(&error))?
+            }
+        };
+        let producer = Producer::start(redis.clone(), RecalculateDistance::QUEUE);
+        let queue = Admin::new(redis.clone(), RecalculateDistance::QUEUE);
+        let address = listener.local_addr()?;
+        let shutdown_timeout = config.shutdown_timeout;
+        let state = Arc::new(State {
+            recorder: Recorder::start(db.clone(), Arc::clone(&clock)),
+            limits: Limits::start(redis),
+            jobs: DistanceJobs::new(producer),
+            working: Expiring::new(EMPLOYEES_REMEMBERED),
+            readiness: Readiness::default(),
+            metrics: Arc::new(Metrics::new(registry)),
+            draining: AtomicBool::new(false),
+            queue: queue.clone(),
+            config,
+            db,
+            clock,
+            identity,
+            passwords,
+        });
+        let shared = web::Data::from(Arc::clone(&state));
+        let server = HttpServer::new(move || {
+            App::new()
+                .app_data(shared.clone())
+                .wrap(Compress::default())
+                .wrap(from_fn(observe))
+                .configure(|server| features::routes(&mut Routes::of(server)))
+                .default_service(web::to(no_such_route))
+        })
+        .keep_alive(KEEP_ALIVE)
+        .shutdown_timeout(shutdown_timeout.as_secs())
+        .disable_signals()
+        .listen(listener)?
+        .run();
+        Ok(Self { server, address, state, queue })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Drains and stops it, from another task.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        Stopper { handle: self.server.handle(), state: Arc::clone(&self.state) }
+    }
+
+    /// Serves until it is stopped.
+    pub async fn serve(self) -> io::Result<()> {
+        let identity = tokio::spawn({
+            let state = Arc::clone(&self.state);
+            async move { state.identity.keep_fresh().await }
+        });
+        let sampler = tokio::spawn(sample(self.state, self.queue, RecalculateDistance::QUEUE));
+        let ended = self.server.await;
+        identity.abort();
+        sampler.abort();
+        ended
+    }
+}
+
+/// Stops a running application.
+pub struct Stopper {
+    handle: ServerHandle,
+    state: Arc<State>,
+}
+
+impl Stopper {
+    /// Lets it finish: `/ready` says no, new connections are refused, running requests end.
+    pub async fn drain(&self) {
+        self.state.draining.store(true, Ordering::Relaxed);
+        self.handle.stop(true).await;
+    }
+}
+
+/// Whatever is no route. It is charged to the caller's address like any other refusal.
+async fn no_such_route(request: HttpRequest, state: web::Data<State>) -> HttpResponse {
+    let context = RequestContext::of(&request);
+    let address = client_address(&request, &state.config.trusted_proxies);
+    if let Err(error) = admit(&state, None, address, Budget::Default).await {
+        return reply::refusal(&error, &context.request_id);
+    }
+    let url = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    reply::no_such_route(request.method().as_str(), url, &context.request_id)
+}

@@ -1,0 +1,65 @@
+//! Every variable the worker reads.
+
+use std::time::Duration;
+
+use db::DatabaseConfig;
+use queue::RedisConfig;
+use secrecy::{ExposeSecret, SecretString};
+use settings::{InvalidSettings, Settings};
+
+/// The worker's settings, read once at start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `WORKER_PORT` (3010): `/health`, `/ready` and `/metrics`.
+    pub port: u16,
+    /// `DATABASE_URL`.
+    pub database: DatabaseConfig,
+    /// `SYSTEM_DATABASE_URL`.
+    pub system_database: DatabaseConfig,
+    /// `REDIS_URL`.
+    pub redis: RedisConfig,
+    /// `WORKER_CONCURRENCY` (1): distance jobs at once.
+    pub concurrency: usize,
+    /// `MAX_POINTS_PER_SESSION` (50,000).
+    pub max_points: i64,
+    /// `SHUTDOWN_TIMEOUT_S` (25): how long jobs in hand may take to finish.
+    pub shutdown_timeout: Duration,
+    /// `METRICS_SCRAPE_TOKEN`.
+    pub metrics_scrape_token: Option<SecretString>,
+    /// Logs and traces.
+    pub telemetry: telemetry::Settings,
+}
+
+impl Config {
+    /// Reads every variable, and reports every mistake at once.
+    pub fn read(mut settings: Settings) -> Result<Self, InvalidSettings> {
+        let environment =
+            settings.text("APP_ENV").or_else(|| settings.text("NODE_ENV")).unwrap_or_else(|| "development".to_owned());
+        if !["development", "staging", "production", "test", "ci"].contains(&environment.as_str()) {
+            settings.problem("APP_ENV", "must be one of development, staging, production, test, ci");
+        }
+        let database = DatabaseConfig::read(&mut settings, "DATABASE_URL");
+        // Only the schedule uses it, and jobs that name no organization.
+        let system_database =
+            DatabaseConfig { pool_size: 2, ..DatabaseConfig::read(&mut settings, "SYSTEM_DATABASE_URL") };
+        let redis = RedisConfig::new(settings.required_secret("REDIS_URL"));
+        if !redis.url.expose_secret().is_empty()
+            && let Err(why) = redis.validate()
+        {
+            settings.problem("REDIS_URL", why);
+        }
+        let config = Self {
+            port: settings.number("WORKER_PORT", 1000..=65535, 3010),
+            database,
+            system_database,
+            redis,
+            concurrency: settings.number("WORKER_CONCURRENCY", 1..=1000, 1),
+            max_points: settings.number("MAX_POINTS_PER_SESSION", 1..=100_000_000, 50_000),
+            shutdown_timeout: Duration::from_secs(settings.number("SHUTDOWN_TIMEOUT_S", 1..=120, 25)),
+            metrics_scrape_token: settings.secret("METRICS_SCRAPE_TOKEN"),
+            telemetry: telemetry::Settings::read(&mut settings, "fieldtrack-worker", &environment),
+        };
+        settings.finish()?;
+        Ok(config)
+    }
+}

@@ -1,0 +1,3 @@
+//! A file per kind of job.
+
+pub mod distance;
