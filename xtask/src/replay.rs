@@ -170,8 +170,8 @@ async fn account(options: &Options) -> Outcome<Account> {
         email: format!("replay-{number}@demo.fieldtrack.example"),
         password: random_hex(10)?,
     };
-    let admin = api.sign_in(&organization.admin_email, &organization.admin_password).await?;
-    admin.create_employee(&person.name, &person.email, &person.password).await?;
+    let admin = patiently(|| api.sign_in(&organization.admin_email, &organization.admin_password)).await.0?;
+    patiently(|| admin.create_employee(&person.name, &person.email, &person.password)).await.0?;
     folder.update(|state| {
         if let Some(organization) = &mut state.organization {
             organization.people.push(person.clone());

@@ -1,0 +1,13 @@
+//! The gateway as a client meets it: over HTTP, on real PostgreSQL and Redis.
+
+mod attendance;
+mod bad_input;
+mod employees;
+mod fences;
+mod health;
+mod http_base;
+mod identity;
+mod limits;
+mod locations;
+mod outages;
+mod support;
