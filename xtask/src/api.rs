@@ -191,12 +191,6 @@ impl SignedIn {
         Ok(())
     }
 
-    /// How many employees of the organization ever checked in.
-    pub async fn employees_with_sessions(&self) -> Result<u64, ApiError> {
-        let page: PageOf<Value> = self.get("/admin/sessions?limit=1").await?;
-        Ok(page.pagination.total)
-    }
-
     /// Opens a session.
     pub async fn check_in(&self) -> Result<Session, ApiError> {
         let session: Envelope<Session> = self.post("/attendance/check-in", &json!({})).await?;

@@ -96,7 +96,7 @@ pub async fn fill(folder: &Folder, api: &Api, refused: Option<&str>) -> Outcome 
             hire(folder, api, &admin, name, email).await?;
         }
     }
-    if patiently(|| admin.employees_with_sessions()).await.0? == 0 {
+    if organization.replayed_km.is_none() {
         live_a_day(folder, api).await?;
     }
     Ok(())

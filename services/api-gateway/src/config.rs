@@ -78,6 +78,8 @@ pub struct Config {
     pub trusted_proxies: Vec<Network>,
     /// `RATE_LIMIT_MULTIPLIER` (1): multiplies every budget, for load tests.
     pub rate_limit_multiplier: u32,
+    /// `LOCATIONS_PER_COMMIT` (512): single fixes that may share a commit; 1 gives each its own, for comparison.
+    pub locations_per_commit: usize,
     /// `SHUTDOWN_TIMEOUT_S` (25): how long running requests may take to finish.
     pub shutdown_timeout: Duration,
     /// Logs and traces.
@@ -143,6 +145,7 @@ impl Config {
             max_session_hours: settings.number("MAX_SESSION_DURATION_HOURS", 1..=87_600, 168),
             trusted_proxies,
             rate_limit_multiplier: settings.number("RATE_LIMIT_MULTIPLIER", 1..=1_000_000, 1),
+            locations_per_commit: settings.number("LOCATIONS_PER_COMMIT", 1..=10_000, 512),
             shutdown_timeout: Duration::from_secs(settings.number("SHUTDOWN_TIMEOUT_S", 1..=120, 25)),
             telemetry: telemetry::Settings::read(&mut settings, "fieldtrack-api", &environment_name),
             config_hash: String::new(),

@@ -88,7 +88,7 @@ impl Application {
         let address = listener.local_addr()?;
         let shutdown_timeout = config.shutdown_timeout;
         let state = Arc::new(State {
-            recorder: Recorder::start(db.clone(), Arc::clone(&clock)),
+            recorder: Recorder::start(db.clone(), Arc::clone(&clock), config.locations_per_commit),
             limits: Limits::start(redis),
             jobs: DistanceJobs::new(producer),
             working: Expiring::new(EMPLOYEES_REMEMBERED),

@@ -9,9 +9,6 @@ use gather::Gather;
 
 use crate::error::{ApiError, ApiResult};
 
-/// Fixes in one statement at most.
-const MOST: usize = 512;
-
 /// Statements under way at once. More would make each smaller and all of them slower.
 const IN_FLIGHT: usize = 2;
 
@@ -22,10 +19,12 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Starts on the current runtime.
+    /// Starts on the current runtime; at most `most` fixes share a statement. With 1, every fix has a statement and a
+    /// commit of its own, and only the pool of connections bounds how many are under way.
     #[must_use]
-    pub fn start(db: Db, clock: Arc<dyn Clock>) -> Self {
-        let gather = Gather::start(MOST, IN_FLIGHT, move |points: Vec<PointToRecord>| {
+    pub fn start(db: Db, clock: Arc<dyn Clock>, most: usize) -> Self {
+        let in_flight = if most == 1 { usize::MAX >> 3 } else { IN_FLIGHT };
+        let gather = Gather::start(most, in_flight, move |points: Vec<PointToRecord>| {
             let (db, clock) = (db.clone(), Arc::clone(&clock));
             async move { record_all(&db, clock.as_ref(), &points).await }
         });

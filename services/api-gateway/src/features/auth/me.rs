@@ -1,0 +1,41 @@
+//! `GET /auth/me`
+
+use actix_web::HttpResponse;
+use actix_web::http::Method;
+use domain::auth::Role;
+use domain::{OrganizationId, UserId};
+use serde::Serialize;
+
+use crate::error::ApiResult;
+use crate::http::caller::Access;
+use crate::http::endpoint::{Call, Endpoint};
+use crate::http::reply;
+
+/// Who the credential says the caller is.
+pub struct Me;
+
+impl Endpoint for Me {
+    const METHOD: Method = Method::GET;
+    const PATH: &'static str = "/auth/me";
+    const ACCESS: Access = Access::Everyone;
+    type Input = ();
+
+    async fn handle(call: Call<()>) -> ApiResult<HttpResponse> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Person<'a> {
+            id: UserId,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            email: Option<&'a str>,
+            role: Role,
+            org_id: OrganizationId,
+        }
+        let identity = call.caller()?.identity();
+        Ok(reply::ok(Person {
+            id: identity.user,
+            email: identity.email.as_deref(),
+            role: identity.role,
+            org_id: identity.organization(),
+        }))
+    }
+}
