@@ -18,7 +18,7 @@ use sql::{ensure_partitions, record_batch, record_points};
 mod sql {
     #![expect(clippy::too_many_arguments, reason = "a column of an upload each")]
 
-    use diesel::sql_types::{Array, BigInt, Double, Integer, Nullable, SmallInt, Timestamptz};
+    use diesel::sql_types::{Array, BigInt, Double, Integer, Nullable, Timestamptz};
 
     #[diesel::declare_sql_function]
     extern "SQL" {

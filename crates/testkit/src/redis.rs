@@ -4,6 +4,7 @@
 //! The protocol is spoken by hand: `testkit` serves the crates below `queue`, which alone knows a client library.
 
 use std::{
+    fmt,
     fs::{self, File},
     hash::{BuildHasher, RandomState},
     io::{self, BufRead, BufReader, Write},
@@ -231,6 +232,19 @@ pub enum Reply {
     List(Vec<Reply>),
     /// The command was refused.
     Refused(String),
+}
+
+/// The answer as text, one value a line.
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nil => Ok(()),
+            Self::Text(text) => f.write_str(text),
+            Self::Number(number) => number.fmt(f),
+            Self::List(replies) => replies.iter().try_for_each(|reply| writeln!(f, "{reply}")),
+            Self::Refused(why) => write!(f, "refused: {why}"),
+        }
+    }
 }
 
 /// Sends one command over a connection of its own and returns the answer.

@@ -7,10 +7,9 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use actix_web::dev::Payload;
 use actix_web::http::Method;
 use actix_web::web::{self, BytesMut, ServiceConfig};
-use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use futures_util::StreamExt;
 
 use super::caller::{Access, Caller, authenticate};
@@ -108,7 +107,7 @@ impl<'a> Routes<'a> {
     }
 }
 
-async fn serve<E: Endpoint>(request: HttpRequest, payload: Payload, state: web::Data<State>) -> HttpResponse {
+async fn serve<E: Endpoint>(request: HttpRequest, payload: web::Payload, state: web::Data<State>) -> HttpResponse {
     let address = client_address(&request, &state.config.trusted_proxies);
     let mut remaining = None;
     let answer = examine::<E>(&request, payload, &state, address, &mut remaining).await;
@@ -135,7 +134,7 @@ async fn serve<E: Endpoint>(request: HttpRequest, payload: Payload, state: web::
 
 async fn examine<E: Endpoint>(
     request: &HttpRequest,
-    payload: Payload,
+    payload: web::Payload,
     state: &web::Data<State>,
     address: Option<IpAddr>,
     remaining: &mut Option<Remaining>,
@@ -145,7 +144,7 @@ async fn examine<E: Endpoint>(
         RequestContext::of(request).called_by(caller.as_ref());
         let body = if E::Input::READS_BODY { read_body(request, payload, state.config.body_limit).await? } else { BytesMut::new() };
         let input = E::Input::read(&Parts { request, body: &body, now: state.clock.now() })?;
-        Ok((caller, input))
+        Ok::<_, ApiError>((caller, input))
     };
     let (caller, input) = match checked.await {
         Ok(checked) => checked,
@@ -169,7 +168,7 @@ async fn examine<E: Endpoint>(
 }
 
 /// The whole body, if it is of a type that is read at all and not too large.
-async fn read_body(request: &HttpRequest, payload: Payload, limit: usize) -> ApiResult<BytesMut> {
+async fn read_body(request: &HttpRequest, mut payload: web::Payload, limit: usize) -> ApiResult<BytesMut> {
     let declared = request.headers().get(actix_web::http::header::CONTENT_LENGTH);
     let length = declared.and_then(|value| value.to_str().ok()).and_then(|value| value.parse::<usize>().ok());
     let is_json = media_type(request).is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"));
@@ -181,7 +180,6 @@ async fn read_body(request: &HttpRequest, payload: Payload, limit: usize) -> Api
     if length.is_some_and(|length| length > limit) {
         return Err(ApiError::TooLarge);
     }
-    let mut payload = web::Payload::from_request(request, &mut payload.into()).await.map_err(|_| ApiError::MalformedJson)?;
     let mut body = BytesMut::with_capacity(length.unwrap_or(0));
     while let Some(chunk) = payload.next().await {
         // A body that breaks off is no JSON; usually nobody is left to read the answer.

@@ -112,12 +112,12 @@ impl<'de, T: Kind> Deserialize<'de> for Field<T> {
             }
 
             #[expect(clippy::cast_precision_loss, reason = "JSON numbers are doubles; larger integers are refused by range")]
-            fn visit_i64<E>(self, number: i64) -> Result<Field<T>, E> {
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Field<T>, E> {
                 self.visit_f64(number as f64)
             }
 
             #[expect(clippy::cast_precision_loss, reason = "JSON numbers are doubles; larger integers are refused by range")]
-            fn visit_u64<E>(self, number: u64) -> Result<Field<T>, E> {
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Field<T>, E> {
                 self.visit_f64(number as f64)
             }
 

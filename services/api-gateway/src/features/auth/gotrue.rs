@@ -8,7 +8,6 @@ use actix_web::http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use domain::clock::Stored;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::login::{Refusal, sign_in};
@@ -143,12 +142,8 @@ impl Endpoint for Token {
 }
 
 async fn password_grant(call: &Call<Loose>) -> HttpResponse {
-    #[derive(Deserialize)]
-    struct Body {
-        email: String,
-        password: SecretString,
-    }
-    let Ok(Body { email, password }) = Body::deserialize(&call.input.body) else {
+    let text = |name: &str| call.input.body[name].as_str().map(str::to_owned);
+    let (Some(email), Some(password)) = (text("email"), text("password").map(SecretString::from)) else {
         return refuse(StatusCode::BAD_REQUEST, "validation_failed", "email and password are required");
     };
     match sign_in(&call.state, call.address, &email.to_lowercase(), &password).await {

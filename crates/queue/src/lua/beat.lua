@@ -1,0 +1,16 @@
+-- Says that jobs still run: their tickets stay with this worker and their locks are renewed.
+--
+-- ARGV: consumer, lease in ms, then for each job: id, ticket. Returns the ids that somebody else has taken over.
+
+local consumer, lease = ARGV[1], ARGV[2]
+local lost = {}
+for at = 3, #ARGV, 2 do
+  local id, mine = ARGV[at], ARGV[at + 1]
+  local kept = redis.pcall('XCLAIM', STREAM, GROUP, consumer, 0, mine, 'JUSTID')
+  if not kept.err and #kept == 1 and redis.call('HGET', base .. id, 'tk') == mine then
+    redis.call('SET', base .. id .. ':lock', mine, 'PX', lease)
+  else
+    lost[#lost + 1] = id
+  end
+end
+return lost

@@ -1,0 +1,726 @@
+//! Taking jobs, doing them, and staying in charge of them meanwhile.
+//!
+//! A runner has as many slots as jobs it may run at once and never takes more. One call to Redis ends what was
+//! finished and takes what is next ([`STEP`]); results that come in during a call share the next one, so a busy worker
+//! pays a fraction of a round trip a job. Beside it, a connection waits for tickets, another for BullMQ's doorbell.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use redis::RedisError;
+use redis::streams::StreamReadReply;
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio::time::MissedTickBehavior;
+use uuid::Uuid;
+
+use crate::admin::worker_name;
+use crate::connection::Redis;
+use crate::error::QueueError;
+use crate::scripts::{BEAT, STEP, TICK};
+use crate::{base, now_ms};
+
+/// How long a blocking read waits before it looks whether it is still wanted.
+const BLOCK: Duration = Duration::from_secs(1);
+
+/// How often the queue is kept in order when nothing rings.
+const TICK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often jobs that nobody holds are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(15);
+
+/// How long to wait before Redis is tried again.
+const AWAY: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
+
+/// A job as its handler sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Its id in the queue.
+    pub id: String,
+    /// What kind of work.
+    pub name: String,
+    /// What to look at, as JSON; not checked.
+    pub data: String,
+    /// Runs so far, this one included.
+    pub attempts_started: u32,
+    /// Runs that ended so far.
+    pub attempts_made: u32,
+    /// Runs it may have.
+    pub max_attempts: u32,
+    /// When it was asked for, in Unix milliseconds.
+    pub asked_ms: u64,
+    /// The trace and the request it comes from.
+    pub carrier: Option<String>,
+}
+
+/// A run that did not succeed decides what happens next.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// Try again after the job's own delay, as often as it may.
+    #[error("{0}")]
+    Retry(String),
+    /// Try again after this delay, as often as it may.
+    #[error("{0}")]
+    RetryAfter(String, Duration),
+    /// Trying again would not help.
+    #[error("{0}")]
+    GiveUp(String),
+}
+
+/// Does the jobs of one queue.
+pub trait Handler: Send + Sync + 'static {
+    /// Does a job. It may run more than once, also at the same time, when a lease is lost: effects must be repeatable.
+    fn handle(&self, job: Job) -> impl Future<Output = Result<Value, JobError>> + Send;
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finished {
+    /// Well.
+    Completed,
+    /// It will be tried again.
+    Retried,
+    /// It was given up.
+    Failed,
+    /// It was given back unfinished, or another worker has it.
+    Released,
+}
+
+impl Finished {
+    /// As metrics name it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Retried => "retried",
+            Self::Failed => "failed",
+            Self::Released => "released",
+        }
+    }
+}
+
+/// Hears what a runner does.
+pub trait Observer: Send + Sync + 'static {
+    /// A job was taken; it had waited so long.
+    fn started(&self, _waited: Duration) {}
+    /// A run ended.
+    fn finished(&self, _outcome: Finished, _took: Duration) {}
+    /// Jobs were taken back from workers that went away.
+    fn reclaimed(&self, _jobs: u64) {}
+}
+
+/// An observer that hears nothing.
+struct Deaf;
+
+impl Observer for Deaf {}
+
+/// How a runner works.
+#[derive(Debug, Clone)]
+pub struct RunnerOptions {
+    /// Jobs at once.
+    pub concurrency: usize,
+    /// How long a job stays this worker's without a sign of life; signs come three times as often.
+    pub lease: Duration,
+    /// How often a job may be lost with its worker before it is given up.
+    pub max_stalled: u32,
+    /// Completed jobs kept.
+    pub keep_completed: i64,
+    /// Failed jobs kept.
+    pub keep_failed: i64,
+    /// How long jobs in hand may take to finish once the runner was told to stop.
+    pub drain_timeout: Duration,
+}
+
+impl Default for RunnerOptions {
+    fn default() -> Self {
+        Self {
+            concurrency: 1,
+            lease: Duration::from_secs(30),
+            max_stalled: 1,
+            keep_completed: 1000,
+            keep_failed: 5000,
+            drain_timeout: Duration::from_secs(25),
+        }
+    }
+}
+
+/// Runs the jobs of one queue.
+pub struct Runner {
+    redis: Redis,
+    queue: String,
+    options: RunnerOptions,
+    observer: Arc<dyn Observer>,
+}
+
+/// What a run came to, on its way back to the queue.
+struct Ended {
+    id: String,
+    ticket: String,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Completed(String),
+    Failed { reason: String, trace: String, attempts: u32 },
+    Retry { reason: String, trace: String, delay: Duration },
+    Released,
+}
+
+/// A job in hand.
+struct Running {
+    ticket: String,
+    task: AbortHandle,
+    since: Instant,
+}
+
+type Taken = (String, String, String, String, String, String, String, String, String);
+
+impl Runner {
+    /// A runner for the queue of that name.
+    #[must_use]
+    pub fn new(redis: Redis, queue: &str, options: RunnerOptions) -> Self {
+        Self { redis, queue: queue.to_owned(), options, observer: Arc::new(Deaf) }
+    }
+
+    /// Tells `observer` what happens.
+    #[must_use]
+    pub fn observed_by(mut self, observer: Arc<impl Observer>) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    /// Works until `stop` says true. Then nothing further is taken; what runs may finish within the drain time-out and
+    /// the rest is given back, so that another worker has it at once.
+    ///
+    /// Redis may go and come back, with its data or without.
+    pub async fn run(self, handler: Arc<impl Handler>, mut stop: watch::Receiver<bool>) {
+        let consumer = format!("worker-{}-{}", std::process::id(), Uuid::new_v4().simple());
+        let (want_tickets, wanted) = watch::channel(0_usize);
+        let (tickets_in, mut tickets) = mpsc::unbounded_channel();
+        let (ring, mut rung) = mpsc::unbounded_channel();
+        let reader =
+            tokio::spawn(read_tickets(self.redis.clone(), self.queue.clone(), consumer.clone(), wanted, tickets_in));
+        let doorbell = tokio::spawn(listen(self.redis.clone(), self.queue.clone(), ring));
+        let (ended_in, mut ended) = mpsc::unbounded_channel::<Ended>();
+
+        let mut hand = Hand { running: HashMap::new(), results: Vec::new(), tickets: Vec::new() };
+        let mut away = Away::default();
+        let mut more = true;
+        let mut not_before = Instant::now();
+        let mut ticks = tokio::time::interval(TICK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = tokio::time::interval(self.options.lease / 3);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut due = None::<Instant>;
+        let mut deadline = None::<Instant>;
+        let mut gone = false;
+
+        loop {
+            if (gone || *stop.borrow()) && deadline.is_none() {
+                deadline = Some(Instant::now() + self.options.drain_timeout);
+                reader.abort();
+                doorbell.abort();
+            }
+            let draining = deadline.is_some();
+            if draining && hand.running.is_empty() && hand.results.is_empty() {
+                break;
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                self.give_back(&mut hand);
+            }
+
+            let free = if draining { 0 } else { self.options.concurrency.saturating_sub(hand.running.len()) };
+            let rested = Instant::now() >= not_before;
+            let has_work = !hand.results.is_empty() || (free > 0 && (more || !hand.tickets.is_empty()));
+            if rested && has_work {
+                match self.step(&consumer, free, &mut hand).await {
+                    Ok((taken, pause, left)) => {
+                        away.over();
+                        if pause > Duration::ZERO {
+                            not_before = Instant::now() + pause;
+                        }
+                        more = left > 0 && !taken.is_empty();
+                        for job in taken {
+                            self.start(job, &handler, &mut hand, &ended_in);
+                        }
+                    }
+                    Err(error) => {
+                        if draining && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                            // Nobody is there to take them; they come back when their lease ends.
+                            break;
+                        }
+                        not_before = Instant::now() + away.tell(&self.queue, &error);
+                    }
+                }
+                while let Ok(result) = ended.try_recv() {
+                    self.put_down(result, &mut hand);
+                }
+                continue;
+            }
+
+            let free = if draining { 0 } else { self.options.concurrency.saturating_sub(hand.running.len()) };
+            // Also when the number is the same: a reader whose tickets led to nothing waits for it.
+            want_tickets.send_replace(free);
+            let wake = if has_work { Some(not_before) } else { None };
+            let wake = [wake, due, deadline].into_iter().flatten().min();
+            let asleep = pin!(async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            });
+            let mut tick = false;
+            tokio::select! {
+                Some(result) = ended.recv() => {
+                    self.put_down(result, &mut hand);
+                    while let Ok(result) = ended.try_recv() {
+                        self.put_down(result, &mut hand);
+                    }
+                }
+                Some(fresh) = tickets.recv(), if !draining => {
+                    hand.tickets.extend::<Vec<String>>(fresh);
+                    more = true;
+                }
+                Some(()) = rung.recv(), if !draining => {
+                    while rung.try_recv().is_ok() {}
+                    tick = true;
+                }
+                _ = ticks.tick() => tick = true,
+                _ = beats.tick() => self.beat(&consumer, &mut hand).await,
+                () = asleep => tick = due.is_some_and(|due| Instant::now() >= due),
+                // Whoever could say stop is gone: that is a stop, too.
+                nobody = async { stop.wait_for(|stop| *stop).await.is_err() }, if !draining => gone = nobody,
+            }
+            if tick && !draining && Instant::now() >= not_before {
+                match self.tick(&consumer).await {
+                    Ok((next_due, waiting)) => {
+                        away.over();
+                        due = next_due;
+                        more |= waiting;
+                    }
+                    Err(error) => {
+                        not_before = Instant::now() + away.tell(&self.queue, &error);
+                        due = None;
+                    }
+                }
+            }
+        }
+        reader.abort();
+        doorbell.abort();
+        self.leave(&consumer).await;
+    }
+
+    /// Ends what was finished, takes up to `free` jobs. On an error the results stay in hand.
+    async fn step(
+        &self,
+        consumer: &str,
+        free: usize,
+        hand: &mut Hand,
+    ) -> Result<(Vec<Taken>, Duration, u64), QueueError> {
+        let mut call = STEP.prepare_invoke();
+        call.key(base(&self.queue))
+            .arg(now_ms())
+            .arg(consumer)
+            .arg(millis(self.options.lease))
+            .arg(free)
+            .arg(self.options.keep_completed)
+            .arg(self.options.keep_failed)
+            .arg(hand.tickets.len());
+        for ticket in &hand.tickets {
+            call.arg(ticket);
+        }
+        let batch = hand.results.len().min(MOST_RESULTS);
+        for Ended { id, ticket, outcome } in &hand.results[..batch] {
+            call.arg(ticket).arg(id);
+            match outcome {
+                Outcome::Completed(value) => call.arg("completed").arg(value).arg("").arg(0).arg(0),
+                Outcome::Failed { reason, trace, attempts } => {
+                    call.arg("failed").arg(reason).arg(trace).arg(0).arg(*attempts)
+                }
+                Outcome::Retry { reason, trace, delay } => {
+                    call.arg("retry").arg(reason).arg(trace).arg(millis(*delay)).arg(0)
+                }
+                Outcome::Released => call.arg("released").arg("").arg("").arg(0).arg(0),
+            };
+        }
+        let answer: (Vec<String>, Vec<Taken>, u64, u64) = call.invoke_async(&mut self.redis.shared()).await?;
+        let (lost, taken, pause_ms, left) = answer;
+        if !lost.is_empty() {
+            tracing::warn!(
+                queue = self.queue,
+                jobs = lost.len(),
+                "results came after their lease had ended and were dropped"
+            );
+        }
+        hand.tickets.clear();
+        hand.results.drain(..batch);
+        Ok((taken, Duration::from_millis(pause_ms), left))
+    }
+
+    /// Starts a job that was taken.
+    fn start(&self, taken: Taken, handler: &Arc<impl Handler>, hand: &mut Hand, ended: &mpsc::UnboundedSender<Ended>) {
+        let (id, ticket, name, data, opts, starts, made, asked, doomed) = taken;
+        let options = Options::read(&opts);
+        let job = Job {
+            id: id.clone(),
+            name,
+            data,
+            attempts_started: starts.parse().unwrap_or(1),
+            attempts_made: made.parse().unwrap_or(0),
+            max_attempts: options.attempts,
+            asked_ms: asked.parse().unwrap_or(0),
+            carrier: options.carrier.clone(),
+        };
+        let made = job.attempts_made;
+        self.observer.started(Duration::from_millis(now_ms().saturating_sub(job.asked_ms + options.delay_ms)));
+        let (handler, ended, job_id, job_ticket) = (Arc::clone(handler), ended.clone(), id.clone(), ticket.clone());
+        let task = tokio::spawn(async move {
+            let result = if doomed.is_empty() {
+                AssertUnwindSafe(handler.handle(job)).catch_unwind().await.unwrap_or_else(|panic| {
+                    Err(JobError::Retry(format!("the handler panicked: {}", panic_text(&*panic))))
+                })
+            } else {
+                Err(JobError::GiveUp(doomed))
+            };
+            let outcome = options.judge(result, made);
+            // The runner outlives its jobs; if it does not, the lease will end.
+            let _ = ended.send(Ended { id: job_id, ticket: job_ticket, outcome });
+        });
+        hand.running.insert(id, Running { ticket, task: task.abort_handle(), since: Instant::now() });
+    }
+
+    /// A run ended: its slot is free, its result waits for the next call.
+    fn put_down(&self, ended: Ended, hand: &mut Hand) {
+        // A job whose lease was lost may be here again under another ticket; its old result says nothing.
+        if hand.running.get(&ended.id).is_none_or(|running| running.ticket != ended.ticket) {
+            return;
+        }
+        if let Some(running) = hand.running.remove(&ended.id) {
+            let outcome = match &ended.outcome {
+                Outcome::Completed(_) => Finished::Completed,
+                Outcome::Retry { .. } => Finished::Retried,
+                Outcome::Failed { .. } => Finished::Failed,
+                Outcome::Released => Finished::Released,
+            };
+            self.observer.finished(outcome, running.since.elapsed());
+        }
+        hand.results.push(ended);
+    }
+
+    /// The time to finish is over: what still runs is stopped and given back.
+    fn give_back(&self, hand: &mut Hand) {
+        for (id, running) in hand.running.drain() {
+            running.task.abort();
+            self.observer.finished(Finished::Released, running.since.elapsed());
+            hand.results.push(Ended { id, ticket: running.ticket, outcome: Outcome::Released });
+        }
+    }
+
+    /// Keeps the queue in order; answers when the next delayed job is due, and whether jobs wait.
+    async fn tick(&self, consumer: &str) -> Result<(Option<Instant>, bool), QueueError> {
+        let now = now_ms();
+        let (next, reclaimed, waiting): (i64, u64, u64) = TICK
+            .prepare_invoke()
+            .key(base(&self.queue))
+            .arg(now)
+            .arg(consumer)
+            .arg(millis(self.options.lease))
+            .arg(self.options.max_stalled)
+            .arg(millis(SWEEP_EVERY))
+            .invoke_async(&mut self.redis.shared())
+            .await?;
+        if reclaimed > 0 {
+            tracing::warn!(queue = self.queue, jobs = reclaimed, "jobs were taken back from a worker that went away");
+            self.observer.reclaimed(reclaimed);
+        }
+        let due = u64::try_from(next).ok().map(|next| Instant::now() + Duration::from_millis(next.saturating_sub(now)));
+        Ok((due.filter(|due| *due < Instant::now() + TICK_EVERY), waiting > 0))
+    }
+
+    /// Says that jobs still run; stops those that somebody else has taken over.
+    async fn beat(&self, consumer: &str, hand: &mut Hand) {
+        if hand.running.is_empty() {
+            return;
+        }
+        let mut call = BEAT.prepare_invoke();
+        call.key(base(&self.queue)).arg(consumer).arg(millis(self.options.lease));
+        for (id, running) in &hand.running {
+            call.arg(id).arg(&running.ticket);
+        }
+        let lost: Result<Vec<String>, RedisError> = call.invoke_async(&mut self.redis.shared()).await;
+        // When Redis is away the leases run on; the next beat may still be in time.
+        for id in lost.unwrap_or_default() {
+            if let Some(running) = hand.running.remove(&id) {
+                tracing::warn!(queue = self.queue, job_id = id, "another worker has taken a job over");
+                running.task.abort();
+                self.observer.finished(Finished::Released, running.since.elapsed());
+            }
+        }
+    }
+
+    /// Takes the consumer's name away, unless tickets are still in it: then they must be found there.
+    async fn leave(&self, consumer: &str) {
+        let stream = format!("{}x:stream", base(&self.queue));
+        let script = redis::Script::new(
+            "local held = redis.pcall('XPENDING', KEYS[1], 'workers', '-', '+', 1, ARGV[1]) \
+             if not held.err and #held == 0 then redis.pcall('XGROUP', 'DELCONSUMER', KEYS[1], 'workers', ARGV[1]) end",
+        );
+        // Whoever sweeps next does it, if this does not succeed.
+        let _: Result<Ignored, RedisError> =
+            script.key(stream).arg(consumer).invoke_async(&mut self.redis.shared()).await;
+    }
+}
+
+/// An answer nobody looks at.
+type Ignored = Option<i64>;
+
+/// Results a script ends at most, so that it never holds Redis for long.
+const MOST_RESULTS: usize = 200;
+
+/// What a runner holds.
+struct Hand {
+    running: HashMap<String, Running>,
+    results: Vec<Ended>,
+    tickets: Vec<String>,
+}
+
+/// Keeps quiet about an outage that was told already, and tries ever less often.
+#[derive(Default)]
+struct Away {
+    times: usize,
+}
+
+impl Away {
+    fn tell(&mut self, queue: &str, error: &QueueError) -> Duration {
+        if self.times == 0 {
+            tracing::warn!(queue, error.message = %error, "the queue cannot be reached; trying again");
+        }
+        self.times += 1;
+        AWAY[(self.times - 1).min(AWAY.len() - 1)]
+    }
+
+    fn over(&mut self) {
+        if self.times > 0 {
+            tracing::info!(tries = self.times, "the queue is back");
+            self.times = 0;
+        }
+    }
+}
+
+/// What a job's options say about trying again.
+struct Options {
+    attempts: u32,
+    backoff: Backoff,
+    delay_ms: u64,
+    carrier: Option<String>,
+}
+
+struct Backoff {
+    exponential: bool,
+    delay_ms: u64,
+    /// 0 to 1: how much of the delay is left to chance.
+    jitter: f64,
+}
+
+impl Options {
+    /// Reads what is there and passes over the rest: whoever fed the job may write other things, too.
+    fn read(opts: &str) -> Self {
+        let opts: Value = serde_json::from_str(opts).unwrap_or(Value::Null);
+        let backoff = &opts["backoff"];
+        Self {
+            attempts: opts["attempts"].as_u64().and_then(|attempts| attempts.try_into().ok()).unwrap_or(1).max(1),
+            backoff: Backoff {
+                exponential: backoff["type"] == "exponential",
+                delay_ms: backoff.as_u64().or_else(|| backoff["delay"].as_u64()).unwrap_or(0),
+                jitter: backoff["jitter"].as_f64().unwrap_or(0.0).clamp(0.0, 1.0),
+            },
+            delay_ms: opts["delay"].as_u64().unwrap_or(0),
+            carrier: opts["tm"].as_str().map(str::to_owned),
+        }
+    }
+
+    fn judge(&self, result: Result<Value, JobError>, made: u32) -> Outcome {
+        let (reason, delay) = match result {
+            Ok(value) => return Outcome::Completed(value.to_string()),
+            Err(JobError::GiveUp(reason)) => return self.failed(reason),
+            Err(JobError::Retry(reason)) => (reason, self.backoff.after(made + 1)),
+            Err(JobError::RetryAfter(reason, delay)) => (reason, delay),
+        };
+        if made + 1 >= self.attempts {
+            return self.failed(reason);
+        }
+        let trace = trace(&reason);
+        Outcome::Retry { reason, trace, delay }
+    }
+
+    fn failed(&self, reason: String) -> Outcome {
+        let trace = trace(&reason);
+        Outcome::Failed { reason, trace, attempts: self.attempts }
+    }
+}
+
+/// Tools show a list of stack traces; ours are the reasons.
+fn trace(reason: &str) -> String {
+    Value::from(vec![reason]).to_string()
+}
+
+impl Backoff {
+    /// The delay after the `attempt`-th run, from 1 on: fixed d, or exponential d · 2^(attempt−1), less a random part.
+    fn after(&self, attempt: u32) -> Duration {
+        let factor = if self.exponential { 1_u64.checked_shl(attempt - 1).unwrap_or(u64::MAX) } else { 1 };
+        // A day is longer than anybody waits for a retry; and it keeps due times within a double.
+        let delay_ms = self.delay_ms.saturating_mul(factor).min(24 * 3600 * 1000);
+        if self.jitter == 0.0 {
+            return Duration::from_millis(delay_ms);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "64 random bits make a fraction")]
+        let chance = Uuid::new_v4().as_u64_pair().0 as f64 / u64::MAX as f64;
+        Duration::from_millis(delay_ms).mul_f64(1.0 - self.jitter * chance)
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no reason given")
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Waits for tickets while slots are free, on a connection of its own.
+async fn read_tickets(
+    redis: Redis,
+    queue: String,
+    consumer: String,
+    mut wanted: watch::Receiver<usize>,
+    tickets: mpsc::UnboundedSender<Vec<String>>,
+) {
+    let stream = format!("{}x:stream", base(&queue));
+    loop {
+        let Ok(mut connection) = redis.blocking(Some(&worker_name(&queue))).await else {
+            tokio::time::sleep(AWAY[2]).await;
+            continue;
+        };
+        loop {
+            let Ok(free) = wanted.wait_for(|free| *free > 0).await.map(|free| *free) else { return };
+            let read: Result<Option<StreamReadReply>, RedisError> = redis::cmd("XREADGROUP")
+                .arg("GROUP")
+                .arg("workers")
+                .arg(&consumer)
+                .arg("COUNT")
+                .arg(free)
+                .arg("BLOCK")
+                .arg(millis(BLOCK))
+                .arg("STREAMS")
+                .arg(&stream)
+                .arg(">")
+                .query_async(&mut connection)
+                .await;
+            match read {
+                Ok(Some(reply)) => {
+                    let fresh: Vec<String> =
+                        reply.keys.into_iter().flat_map(|key| key.ids).map(|entry| entry.id).collect();
+                    // The runner takes what these allow, and says how many slots are left then.
+                    wanted.mark_unchanged();
+                    if tickets.send(fresh).is_err() || wanted.changed().await.is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => {}
+                // The queue was emptied, or Redis came back without it.
+                Err(error) if error.code() == Some("NOGROUP") => {
+                    let made: Result<(), RedisError> = redis::cmd("XGROUP")
+                        .arg("CREATE")
+                        .arg(&stream)
+                        .arg("workers")
+                        .arg("0")
+                        .arg("MKSTREAM")
+                        .query_async(&mut connection)
+                        .await;
+                    // Another worker may have been faster.
+                    if made.is_err_and(|error| error.code() != Some("BUSYGROUP")) {
+                        break;
+                    }
+                }
+                Err(_) => break,
+            }
+        }
+        tokio::time::sleep(AWAY[0]).await;
+    }
+}
+
+/// Waits for BullMQ's doorbell, on a connection of its own.
+async fn listen(redis: Redis, queue: String, ring: mpsc::UnboundedSender<()>) {
+    let marker = format!("{}marker", base(&queue));
+    loop {
+        let Ok(mut connection) = redis.blocking(None).await else {
+            tokio::time::sleep(AWAY[3]).await;
+            continue;
+        };
+        loop {
+            let heard: Result<Option<(String, String, f64)>, RedisError> =
+                redis::cmd("BZPOPMIN").arg(&marker).arg(BLOCK.as_secs()).query_async(&mut connection).await;
+            match heard {
+                Ok(None) => {}
+                Ok(Some(_)) if ring.send(()).is_ok() => {}
+                Ok(Some(_)) => return,
+                Err(_) => break,
+            }
+        }
+        tokio::time::sleep(AWAY[1]).await;
+    }
+}
+
+impl fmt::Debug for Runner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runner").field("queue", &self.queue).field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delays(opts: &str) -> Vec<u64> {
+        let options = Options::read(opts);
+        (1..=4).map(|attempt| millis(options.backoff.after(attempt))).collect()
+    }
+
+    #[test]
+    fn delays_are_bullmqs() {
+        assert_eq!(delays("{}"), [0, 0, 0, 0]);
+        assert_eq!(delays(r#"{"backoff":500}"#), [500, 500, 500, 500]);
+        assert_eq!(delays(r#"{"backoff":{"type":"fixed","delay":7}}"#), [7, 7, 7, 7]);
+        assert_eq!(delays(r#"{"backoff":{"type":"exponential","delay":1000}}"#), [1000, 2000, 4000, 8000]);
+        for delay in delays(r#"{"backoff":{"type":"fixed","delay":1000,"jitter":0.5}}"#) {
+            assert!((500..=1000).contains(&delay), "{delay}");
+        }
+        assert_eq!(
+            Options::read(r#"{"backoff":{"type":"exponential","delay":1000}}"#).backoff.after(4000),
+            Duration::from_secs(86_400)
+        );
+    }
+
+    #[test]
+    fn a_job_is_tried_as_often_as_it_may_be_and_not_after_it_was_given_up() {
+        let options = Options::read(r#"{"attempts":3}"#);
+        let retry = || Err(JobError::Retry("away".into()));
+        assert!(matches!(options.judge(retry(), 0), Outcome::Retry { .. }));
+        assert!(matches!(options.judge(retry(), 1), Outcome::Retry { .. }));
+        assert!(matches!(options.judge(retry(), 2), Outcome::Failed { .. }));
+        assert!(matches!(options.judge(Err(JobError::GiveUp("no".into())), 0), Outcome::Failed { .. }));
+        assert!(matches!(Options::read("nonsense").judge(retry(), 0), Outcome::Failed { .. }));
+    }
+}

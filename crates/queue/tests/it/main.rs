@@ -1,0 +1,5 @@
+//! The queue on a real Redis.
+
+mod limits;
+mod queue;
+mod support;

@@ -1,0 +1,159 @@
+//! Every route refuses strangers: found in the table of routes, so that a new one cannot be forgotten.
+
+use api_gateway::features;
+use api_gateway::http::caller::Access;
+use api_gateway::http::endpoint::Route;
+use reqwest::Method;
+use serde_json::json;
+
+use crate::support::{Answer, TestApp};
+
+const ID: &str = "3f9f0c52-1f5e-4a55-9f0e-5d1b6f0a7c11";
+
+fn guarded() -> Vec<Route> {
+    let table = features::table();
+    assert!(table.len() >= 15);
+    table.into_iter().filter(|route| route.access != Access::Public).collect()
+}
+
+async fn call(app: &TestApp, route: &Route, headers: &[(&str, &str)]) -> Answer {
+    let method: Method = route.method.as_str().parse().unwrap();
+    let path = route.path.split('/').map(|part| if part.starts_with('{') { ID } else { part }).collect::<Vec<_>>().join("/");
+    let mut request = app.request(method.clone(), &path);
+    if method != Method::GET {
+        request = request.json(&json!({}));
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    app.send(request).await
+}
+
+#[tokio::test]
+async fn every_route_refuses_callers_without_a_token() {
+    let app = TestApp::start().await;
+    for route in guarded() {
+        let missing = "Missing or malformed Authorization header";
+        call(&app, &route, &[]).await.refused(401, "UNAUTHORIZED", missing);
+        call(&app, &route, &[("authorization", "Basic eDp5")]).await.refused(401, "UNAUTHORIZED", missing);
+    }
+}
+
+#[tokio::test]
+async fn every_route_refuses_bad_tokens_and_unknown_keys() {
+    let app = TestApp::start().await;
+    let organization = app.organization().await;
+    let (head, rest) = organization.admin.token.split_once('.').unwrap();
+    let (claims, _) = rest.split_once('.').unwrap();
+    let unsigned = format!("{head}.{claims}.");
+    let swapped = format!("eyJhbGciOiJub25lIn0.{claims}.");
+    for route in guarded() {
+        for token in ["x", "a.b.c", &unsigned, &swapped] {
+            let header = format!("Bearer {token}");
+            let answer = call(&app, &route, &[("authorization", &header)]).await;
+            answer.refused(401, "UNAUTHORIZED", "Invalid or missing authentication token");
+        }
+        call(&app, &route, &[("x-api-key", "ft_live_1")]).await.refused(401, "INVALID_API_KEY", "Invalid API key format");
+        let key = format!("ft_live_{}", "0a".repeat(24));
+        call(&app, &route, &[("x-api-key", &key)]).await.refused(401, "INVALID_API_KEY", "Invalid API key");
+    }
+}
+
+#[tokio::test]
+async fn every_route_refuses_the_wrong_role() {
+    let app = TestApp::start().await;
+    let organization = app.organization().await;
+    let asha = organization.employee("Asha").await;
+    for route in guarded() {
+        let (person, error) = match route.access {
+            Access::Admins => (&asha, "This action requires ADMIN role"),
+            Access::Employees => (&organization.admin, "This action requires EMPLOYEE role"),
+            Access::Public | Access::Everyone => continue,
+        };
+        let header = format!("Bearer {}", person.token);
+        call(&app, &route, &[("authorization", &header)]).await.refused(403, "FORBIDDEN", error);
+    }
+}
+
+#[tokio::test]
+async fn every_employee_route_refuses_somebody_who_may_no_longer_work() {
+    let app = TestApp::start().await;
+    let asha = app.organization().await.employee("Asha").await;
+    asha.check_in().await;
+    app.database.superuser().await.execute("UPDATE employees SET is_active = false", &[]).await.unwrap();
+    // The answer is believed for half a minute.
+    app.clock.advance(chrono::TimeDelta::seconds(31));
+    for route in guarded() {
+        if route.access == Access::Employees {
+            let header = format!("Bearer {}", asha.token);
+            let error = "Employee context required. This endpoint is for employees only.";
+            call(&app, &route, &[("authorization", &header)]).await.refused(403, "FORBIDDEN", error);
+        }
+    }
+    let list = asha.get("/attendance/my-sessions").await.json();
+    assert_eq!(list["pagination"]["total"], 0);
+}
+
+#[tokio::test]
+async fn no_route_shows_or_changes_the_rows_of_another_organization() {
+    let app = TestApp::start().await;
+    let (ours, theirs) = (app.organization().await, app.organization().await);
+    let (asha, stranger) = (ours.employee("Asha").await, theirs.employee("Stranger").await);
+    let session = asha.check_in().await;
+    let before = everything(&app, &ours.id.to_string()).await;
+    for route in guarded() {
+        for person in [&stranger, &theirs.admin] {
+            let path = route.path.split('/').map(|part| if part.starts_with('{') { &*session } else { part }).collect::<Vec<_>>().join("/");
+            let path = if route.path == "/locations/my-route" { format!("{path}?sessionId={session}") } else { path };
+            let method: Method = route.method.as_str().parse().unwrap();
+            let mut body = crate::support::location(&app, &session, 1);
+            body["points"] = json!([crate::support::point(&app, 1)]);
+            body["name"] = json!("Mallory");
+            let answer = if method == Method::GET { person.get(&path).await } else { person.post(&path, &body).await };
+            assert!(answer.status.as_u16() < 500, "{path}: {}", answer.text);
+            assert!(!answer.text.contains(&ours.id.to_string()), "{path}: {}", answer.text);
+        }
+    }
+    assert_eq!(everything(&app, &ours.id.to_string()).await, before);
+}
+
+/// Every row of an organization, as text.
+async fn everything(app: &TestApp, organization: &str) -> Vec<String> {
+    let client = app.database.superuser().await;
+    let mut rows = Vec::new();
+    for table in ["users", "employees", "attendance_sessions", "gps_locations", "session_summaries"] {
+        let query = format!("SELECT t::text FROM {table} AS t WHERE organization_id = '{organization}' ORDER BY 1");
+        rows.extend(client.query(&query, &[]).await.unwrap().into_iter().map(|row| row.get::<_, String>(0)));
+    }
+    rows
+}
+
+#[test]
+fn every_route_has_the_access_that_the_contract_names() {
+    let contract = include_str!("../../../../docs/api/openapi.yaml");
+    let mut checked = 0;
+    for route in features::table() {
+        if route.path.starts_with("/auth/v1/") {
+            continue;
+        }
+        let x_auth = x_auth(contract, route.path, &route.method.as_str().to_lowercase());
+        let (admin, employee) = (x_auth.contains("ADMIN"), x_auth.contains("EMPLOYEE"));
+        let expected = match (x_auth.contains("bearer: true"), admin, employee) {
+            (false, ..) => Access::Public,
+            (true, true, true) => Access::Everyone,
+            (true, true, false) => Access::Admins,
+            (true, false, _) => Access::Employees,
+        };
+        assert_eq!(route.access, expected, "{} {}", route.method, route.path);
+        checked += 1;
+    }
+    assert!(checked >= 14);
+}
+
+/// An operation's `x-auth` in the contract, which writes it in one line.
+fn x_auth<'a>(contract: &'a str, path: &str, method: &str) -> &'a str {
+    let mut lines = contract.lines();
+    let found = lines.any(|line| line == format!("  {path}:")) && lines.any(|line| line == format!("    {method}:"));
+    assert!(found, "{method} {path} is not in the contract");
+    lines.find_map(|line| line.strip_prefix("      x-auth: ")).expect("every operation says who may use it")
+}
