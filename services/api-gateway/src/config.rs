@@ -115,7 +115,7 @@ impl Config {
         let mut system_database = DatabaseConfig::read(&mut settings, "SYSTEM_DATABASE_URL");
         // Only sign-ins, refreshes and gauges use it.
         system_database.pool_size = database.pool_size.div_ceil(2);
-        let redis = redis(&mut settings);
+        let redis = RedisConfig::read(&mut settings);
         let identity = identity(&mut settings);
         let metrics_scrape_token = settings.secret("METRICS_SCRAPE_TOKEN");
         let trusted_proxies = trusted_proxies(&mut settings);
@@ -123,7 +123,11 @@ impl Config {
         if environment == Environment::Production {
             in_production(
                 &mut settings,
-                &[("API_BASE_URL", &given_base), ("APP_BASE_URL", &app_and_frontend[0]), ("FRONTEND_BASE_URL", &app_and_frontend[1])],
+                &[
+                    ("API_BASE_URL", &given_base),
+                    ("APP_BASE_URL", &app_and_frontend[0]),
+                    ("FRONTEND_BASE_URL", &app_and_frontend[1]),
+                ],
                 metrics_scrape_token.as_ref(),
                 workers_enabled,
             );
@@ -178,22 +182,14 @@ impl Config {
 
 fn cors_origins(settings: &Settings, environment: Environment) -> Vec<String> {
     match settings.text("CORS_ORIGIN") {
-        Some(list) => list.split(',').map(|origin| origin.trim().to_owned()).filter(|origin| !origin.is_empty()).collect(),
+        Some(list) => {
+            list.split(',').map(|origin| origin.trim().to_owned()).filter(|origin| !origin.is_empty()).collect()
+        }
         None if environment == Environment::Development => {
             vec!["http://localhost:3000".to_owned(), "http://localhost:5173".to_owned()]
         }
         None => Vec::new(),
     }
-}
-
-fn redis(settings: &mut Settings) -> RedisConfig {
-    let config = RedisConfig::new(settings.required_secret("REDIS_URL"));
-    if !config.url.expose_secret().is_empty()
-        && let Err(why) = config.validate()
-    {
-        settings.problem("REDIS_URL", why);
-    }
-    config
 }
 
 fn identity(settings: &mut Settings) -> IdentityConfig {
@@ -217,7 +213,8 @@ fn identity(settings: &mut Settings) -> IdentityConfig {
 
 fn trusted_proxies(settings: &mut Settings) -> Vec<Network> {
     let list = settings.text("TRUSTED_PROXIES").unwrap_or_default();
-    let networks: Result<Vec<Network>, ()> = list.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::parse).collect();
+    let networks: Result<Vec<Network>, ()> =
+        list.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::parse).collect();
     networks.unwrap_or_else(|()| {
         settings.problem("TRUSTED_PROXIES", "must be a comma-separated list of addresses or CIDR ranges");
         Vec::new()
@@ -234,7 +231,10 @@ fn in_production(
     for (variable, url) in base_urls {
         match url {
             None if settings.text(variable).is_none() => settings.problem(variable, "is required in production"),
-            Some(url) if !url.starts_with("https://") || ["//localhost", "//127.", "//[::1]"].iter().any(|own| url.contains(own)) => {
+            Some(url)
+                if !url.starts_with("https://")
+                    || ["//localhost", "//127.", "//[::1]"].iter().any(|own| url.contains(own)) =>
+            {
                 settings.problem(variable, "must be an https address that is not loopback in production");
             }
             _ => {}

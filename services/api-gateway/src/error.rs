@@ -98,7 +98,8 @@ fn joined(problems: &[Problem]) -> String {
 }
 
 /// Hint for operators whose identity provider does not add our claims.
-const CLAIMS_HINT: &str = "The identity provider must add role, org_id and, for employees, employee_id as top-level claims.";
+const CLAIMS_HINT: &str =
+    "The identity provider must add role, org_id and, for employees, employee_id as top-level claims.";
 
 impl ApiError {
     /// The status and the machine-readable code it answers with.
@@ -114,9 +115,11 @@ impl ApiError {
             Self::BadCredentials => (StatusCode::UNAUTHORIZED, "INVALID_CREDENTIALS"),
             Self::WrongRole(_) | Self::NoEmployee => (StatusCode::FORBIDDEN, "FORBIDDEN"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "NOT_FOUND"),
-            Self::Invalid(_) | Self::Refused(_) | Self::RefusedField { .. } | Self::MalformedJson | Self::MalformedUrl => {
-                (StatusCode::BAD_REQUEST, "VALIDATION_ERROR")
-            }
+            Self::Invalid(_)
+            | Self::Refused(_)
+            | Self::RefusedField { .. }
+            | Self::MalformedJson
+            | Self::MalformedUrl => (StatusCode::BAD_REQUEST, "VALIDATION_ERROR"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE"),
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE"),
             Self::TooMany { .. } => (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED"),

@@ -123,7 +123,8 @@ fn serve(config: Config) -> ExitCode {
 
 /// Waits for SIGTERM or SIGINT, then drains; a second signal ends the process at once.
 async fn drain_when_told(stopper: api_gateway::startup::Stopper, within: Duration) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         tracing::error!("signals cannot be heard; the process will have to be killed");
         return;
     };
@@ -187,7 +188,8 @@ fn organization_create(config: Config, name: String, slug: String, admin_email: 
         Ok(made) => say(&serde_json::json!({
             "organization_id": made.organization,
             "user_id": made.user,
-        }).to_string()),
+        })
+        .to_string()),
         Err(error) => complain(error, 1),
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use db::DatabaseConfig;
 use queue::RedisConfig;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use settings::{InvalidSettings, Settings};
 
 /// The worker's settings, read once at start.
@@ -42,12 +42,7 @@ impl Config {
         // Only the schedule uses it, and jobs that name no organization.
         let system_database =
             DatabaseConfig { pool_size: 2, ..DatabaseConfig::read(&mut settings, "SYSTEM_DATABASE_URL") };
-        let redis = RedisConfig::new(settings.required_secret("REDIS_URL"));
-        if !redis.url.expose_secret().is_empty()
-            && let Err(why) = redis.validate()
-        {
-            settings.problem("REDIS_URL", why);
-        }
+        let redis = RedisConfig::read(&mut settings);
         let config = Self {
             port: settings.number("WORKER_PORT", 1000..=65535, 3010),
             database,

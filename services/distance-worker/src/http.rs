@@ -60,7 +60,8 @@ impl Pages {
     }
 
     async fn ready(&self) -> Response<Full<Bytes>> {
-        let redis = async { tokio::time::timeout(PATIENCE, self.redis.ping()).await.is_ok_and(|answer| answer.is_ok()) };
+        let redis =
+            async { tokio::time::timeout(PATIENCE, self.redis.ping()).await.is_ok_and(|answer| answer.is_ok()) };
         let (database, redis) = tokio::join!(self.db.ping(PATIENCE), redis);
         let ready = database.is_ok() && redis && !self.draining.load(Ordering::Relaxed);
         let word = |ok: bool| if ok { "ok" } else { "error" };

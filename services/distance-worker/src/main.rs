@@ -75,7 +75,8 @@ async fn serve(config: Config) -> ExitCode {
 
 /// Waits for SIGTERM or SIGINT, then says stop; a second signal ends the process at once.
 async fn stop_when_told(stop: watch::Sender<bool>) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         tracing::error!("signals cannot be heard; the process will have to be killed");
         std::future::pending::<()>().await;
         return;

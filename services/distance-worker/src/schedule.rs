@@ -85,8 +85,7 @@ impl Schedule {
     /// those that were given up: whatever was wrong may have been mended. Answers how many.
     pub async fn sweep(&self, with_failed: bool) -> Result<usize, DbError> {
         let mut tx = self.db.system().await?;
-        let overdue =
-            db::attendance::overdue(&mut tx, self.clock.now() - FORGOTTEN, with_failed, SWEEP_MOST).await?;
+        let overdue = db::attendance::overdue(&mut tx, self.clock.now() - FORGOTTEN, with_failed, SWEEP_MOST).await?;
         tx.commit().await?;
         for jobs in overdue.chunks(SWEEP_BATCH) {
             let jobs = jobs.iter().filter_map(distance_job).collect();

@@ -44,9 +44,8 @@ impl Worker {
         let wrong = |error: &dyn std::fmt::Display| StartError::Settings(error.to_string());
         let db = Db::open(&config.database, &config.system_database).map_err(|error| wrong(&error))?;
         let redis = Redis::open(&config.redis).map_err(|error| wrong(&error))?;
-        let listener = TcpListener::bind(("0.0.0.0", config.port))
-            .await
-            .map_err(|error| StartError::Port(config.port, error))?;
+        let listener =
+            TcpListener::bind(("0.0.0.0", config.port)).await.map_err(|error| StartError::Port(config.port, error))?;
         let metrics = Arc::new(Metrics::new(registry, config.concurrency));
         Ok(Self { config, db, redis, clock, metrics, listener })
     }
@@ -79,7 +78,10 @@ impl Worker {
             drain_timeout: config.shutdown_timeout,
             ..RunnerOptions::default()
         };
-        Runner::new(redis, RecalculateDistance::QUEUE, options).observed_by(metrics).run(Arc::new(distance), stop).await;
+        Runner::new(redis, RecalculateDistance::QUEUE, options)
+            .observed_by(metrics)
+            .run(Arc::new(distance), stop)
+            .await;
         let _ = schedule.await;
         let _ = drain.await;
         server.abort();

@@ -109,7 +109,10 @@ fn bearer(request: &HttpRequest) -> ApiResult<&str> {
         let key = key.to_str().unwrap_or_default().trim();
         return Err(if is_api_key(key) { ApiError::UnknownApiKey } else { ApiError::MalformedApiKey });
     }
-    header.and_then(|value| value.strip_prefix("Bearer ")).filter(|token| !token.is_empty()).ok_or(ApiError::NoCredential)
+    header
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .filter(|token| !token.is_empty())
+        .ok_or(ApiError::NoCredential)
 }
 
 /// `ft_live_` and 48 hex digits, in any letter case.
@@ -157,7 +160,10 @@ mod tests {
     fn only_the_exact_spelling_counts() {
         assert_eq!(bearer_of(&[("authorization", "Bearer abc")]).as_deref(), Ok("abc"));
         for wrong in ["bearer abc", "Bearer", "Bearer ", "Basic abc", "abc"] {
-            assert_eq!(bearer_of(&[("authorization", wrong)]).unwrap_err(), "Missing or malformed Authorization header");
+            assert_eq!(
+                bearer_of(&[("authorization", wrong)]).unwrap_err(),
+                "Missing or malformed Authorization header"
+            );
         }
     }
 
@@ -165,7 +171,10 @@ mod tests {
     fn an_api_key_is_looked_at_only_without_authorization() {
         const KEY: &str = " ft_live_0123456789abcdef0123456789ABCDEF0123456789abcdef ";
         assert_eq!(bearer_of(&[("x-api-key", KEY)]).unwrap_err(), "Invalid API key");
-        assert_eq!(bearer_of(&[("x-api-key", "nonsense"), ("authorization", "")]).unwrap_err(), "Invalid API key format");
+        assert_eq!(
+            bearer_of(&[("x-api-key", "nonsense"), ("authorization", "")]).unwrap_err(),
+            "Invalid API key format"
+        );
         assert_eq!(bearer_of(&[("x-api-key", KEY), ("authorization", "Bearer t")]).as_deref(), Ok("t"));
     }
 }

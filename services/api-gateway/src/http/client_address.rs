@@ -103,7 +103,9 @@ mod tests {
         let network: Network = "10.0.0.0/8".parse().unwrap();
         assert!(network.contains("10.255.0.1".parse().unwrap()) && !network.contains("11.0.0.1".parse().unwrap()));
         let everything: Network = "0.0.0.0/0".parse().unwrap();
-        assert!(everything.contains("8.8.8.8".parse().unwrap()) && !everything.contains("2001:db8::1".parse().unwrap()));
+        assert!(
+            everything.contains("8.8.8.8".parse().unwrap()) && !everything.contains("2001:db8::1".parse().unwrap())
+        );
         assert!("10.0.0.0/33".parse::<Network>().is_err() && "ten".parse::<Network>().is_err());
         assert!("2001:db8::/32".parse::<Network>().unwrap().contains("2001:db8:1::1".parse().unwrap()));
     }

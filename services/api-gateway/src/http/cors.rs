@@ -41,7 +41,9 @@ pub fn preflight(request: &HttpRequest) -> Option<HttpResponse> {
     }
     let headers = request.headers();
     if !headers.contains_key(ORIGIN) || !headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
-        return Some(HttpResponse::BadRequest().content_type("text/plain; charset=utf-8").body("Invalid Preflight Request"));
+        return Some(
+            HttpResponse::BadRequest().content_type("text/plain; charset=utf-8").body("Invalid Preflight Request"),
+        );
     }
     let mut response = HttpResponse::NoContent();
     response.insert_header((ACCESS_CONTROL_ALLOW_METHODS, METHODS));

@@ -142,7 +142,11 @@ async fn examine<E: Endpoint>(
     let checked = async {
         let caller = authenticate(state, request, E::ACCESS).await?;
         RequestContext::of(request).called_by(caller.as_ref());
-        let body = if E::Input::READS_BODY { read_body(request, payload, state.config.body_limit).await? } else { BytesMut::new() };
+        let body = if E::Input::READS_BODY {
+            read_body(request, payload, state.config.body_limit).await?
+        } else {
+            BytesMut::new()
+        };
         let input = E::Input::read(&Parts { request, body: &body, now: state.clock.now() })?;
         Ok::<_, ApiError>((caller, input))
     };
@@ -173,7 +177,8 @@ async fn read_body(request: &HttpRequest, mut payload: web::Payload, limit: usiz
     let length = declared.and_then(|value| value.to_str().ok()).and_then(|value| value.parse::<usize>().ok());
     let is_json = media_type(request).is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"));
     let acceptable = is_json || is_plain_text(request);
-    let sends_something = length.is_some_and(|length| length > 0) || (length.is_none() && request.chunked().unwrap_or(false));
+    let sends_something =
+        length.is_some_and(|length| length > 0) || (length.is_none() && request.chunked().unwrap_or(false));
     if sends_something && !acceptable {
         return Err(ApiError::UnsupportedMediaType);
     }

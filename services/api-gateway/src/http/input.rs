@@ -18,9 +18,10 @@ use super::timestamp::parse_utc;
 use crate::error::{ApiError, ApiResult, Problem};
 
 /// Whatever stands where a value of type `T` should.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub enum Field<T> {
     /// Nothing at all.
+    #[default]
     Missing,
     /// `null`.
     Null,
@@ -28,12 +29,6 @@ pub enum Field<T> {
     Wrong(&'static str),
     /// A value of that type.
     Value(T),
-}
-
-impl<T> Default for Field<T> {
-    fn default() -> Self {
-        Self::Missing
-    }
 }
 
 impl<T> Field<T> {
@@ -111,12 +106,18 @@ impl<'de, T: Kind> Deserialize<'de> for Field<T> {
                 Ok(Field::Wrong("boolean"))
             }
 
-            #[expect(clippy::cast_precision_loss, reason = "JSON numbers are doubles; larger integers are refused by range")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "JSON numbers are doubles; larger integers are refused by range"
+            )]
             fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Field<T>, E> {
                 self.visit_f64(number as f64)
             }
 
-            #[expect(clippy::cast_precision_loss, reason = "JSON numbers are doubles; larger integers are refused by range")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "JSON numbers are doubles; larger integers are refused by range"
+            )]
             fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Field<T>, E> {
                 self.visit_f64(number as f64)
             }
@@ -322,7 +323,10 @@ impl Parts<'_> {
             ApiError::Invalid(
                 report
                     .iter()
-                    .map(|(path, error)| Problem { field: field(part, &path.to_string()), message: error.message().to_owned() })
+                    .map(|(path, error)| Problem {
+                        field: field(part, &path.to_string()),
+                        message: error.message().to_owned(),
+                    })
                     .collect(),
             )
         })
@@ -442,7 +446,9 @@ fn javascript_number(text: &str) -> f64 {
         // Rust also reads "inf" and "nan", JavaScript only this spelling of infinity.
         _ if matches!(text, "Infinity" | "+Infinity") => f64::INFINITY,
         _ if text == "-Infinity" => f64::NEG_INFINITY,
-        _ if text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte)) => text.parse().unwrap_or(f64::NAN),
+        _ if text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte)) => {
+            text.parse().unwrap_or(f64::NAN)
+        }
         _ => f64::NAN,
     }
 }
@@ -453,7 +459,16 @@ mod tests {
 
     #[test]
     fn numbers_are_read_as_javascript_reads_them() {
-        for (text, number) in [("", 0.0), (" 7 ", 7.0), ("1e1", 10.0), ("0x10", 16.0), ("-3.5", -3.5), ("5.", 5.0), (".5", 0.5), ("Infinity", f64::INFINITY)] {
+        for (text, number) in [
+            ("", 0.0),
+            (" 7 ", 7.0),
+            ("1e1", 10.0),
+            ("0x10", 16.0),
+            ("-3.5", -3.5),
+            ("5.", 5.0),
+            (".5", 0.5),
+            ("Infinity", f64::INFINITY),
+        ] {
             assert_eq!(javascript_number(text), number, "{text:?}");
         }
         for text in ["seven", "1,5", "inf", "nan", "NaN", "1 2", "0xg", "--1", "é"] {
@@ -474,6 +489,9 @@ mod tests {
 
     #[test]
     fn lone_surrogates_become_nul_and_pairs_stay() {
-        assert_eq!(without_lone_surrogates(br#"{"a":"\ud83d\ude00 \ud800 \\ud800 \udc00"}"#), r#"{"a":"\ud83d\ude00 \u0000 \\ud800 \u0000"}"#);
+        assert_eq!(
+            without_lone_surrogates(br#"{"a":"\ud83d\ude00 \ud800 \\ud800 \udc00"}"#),
+            r#"{"a":"\ud83d\ude00 \u0000 \\ud800 \u0000"}"#
+        );
     }
 }

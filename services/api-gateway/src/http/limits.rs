@@ -93,7 +93,11 @@ pub async fn admit(
 }
 
 /// Charges a refused request to its address (D7); the refusal becomes a 429 when that budget is used up, too.
-pub async fn charge_refusal(state: &State, address: Option<IpAddr>, refusal: ApiError) -> (ApiError, Option<Remaining>) {
+pub async fn charge_refusal(
+    state: &State,
+    address: Option<IpAddr>,
+    refusal: ApiError,
+) -> (ApiError, Option<Remaining>) {
     let key = format!("refused:{}", address_key(address));
     let charge = fixed(key, DEFAULT_LIMIT, DEFAULT_WINDOW_S, state.config.rate_limit_multiplier);
     match state.limits.check(vec![charge], PATIENCE).await.ok().and_then(|verdicts| verdicts.first().copied()) {

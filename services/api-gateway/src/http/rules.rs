@@ -170,7 +170,8 @@ pub fn utc(field: &Field<UtcText>, _: &Moment) -> Verdict {
     }
 }
 
-const _: () = assert!(CLOCK_TOLERANCE.num_seconds() == TimeDelta::minutes(2).num_seconds(), "the message says 2 minutes");
+const _: () =
+    assert!(CLOCK_TOLERANCE.num_seconds() == TimeDelta::minutes(2).num_seconds(), "the message says 2 minutes");
 
 /// A time that a phone's clock could show by now.
 pub fn not_from_the_future(field: &Field<UtcText>, moment: &Moment) -> Verdict {
@@ -185,9 +186,7 @@ pub fn not_from_the_future(field: &Field<UtcText>, moment: &Moment) -> Verdict {
 /// A list of at least `least` items.
 pub fn items_at_least<T>(least: usize) -> impl Fn(&Field<Vec<T>>, &Moment) -> Verdict {
     move |field, _| match field.value() {
-        Some(items) if items.len() < least => {
-            refuse(format!("Too small: expected array to have >={least} items"))
-        }
+        Some(items) if items.len() < least => refuse(format!("Too small: expected array to have >={least} items")),
         _ => Ok(()),
     }
 }

@@ -125,7 +125,10 @@ async fn an_administrator_has_no_sessions_of_their_own() {
     let app = TestApp::start().await;
     let organization = app.organization().await;
     let list = organization.admin.get("/attendance/my-sessions").await.json();
-    assert_eq!(list, json!({ "success": true, "data": [], "pagination": { "page": 1, "limit": 20, "total": 0, "totalPages": 0 } }));
+    assert_eq!(
+        list,
+        json!({ "success": true, "data": [], "pagination": { "page": 1, "limit": 20, "total": 0, "totalPages": 0 } })
+    );
 }
 
 #[tokio::test]
@@ -196,8 +199,13 @@ async fn a_recalculation_is_refused_for_strangers_and_for_sessions_out_of_bounds
     for other in [&ben, &stranger.admin] {
         other.post(&path, &json!({})).await.refused(404, "NOT_FOUND", "Attendance session not found");
     }
-    for (bad, message) in [("x", "params/sessionId Invalid UUID"), (&"9".repeat(400), "params/sessionId Invalid UUID")] {
-        asha.post(&format!("/attendance/{bad}/recalculate"), &json!({})).await.refused(400, "VALIDATION_ERROR", message);
+    for (bad, message) in [("x", "params/sessionId Invalid UUID"), (&"9".repeat(400), "params/sessionId Invalid UUID")]
+    {
+        asha.post(&format!("/attendance/{bad}/recalculate"), &json!({})).await.refused(
+            400,
+            "VALIDATION_ERROR",
+            message,
+        );
     }
     for seconds in 1..=3 {
         assert_eq!(asha.post("/locations", &location(&app, &session, seconds)).await.status, 201);

@@ -8,7 +8,8 @@ use crate::support::{TestApp, location, point};
 async fn every_problem_of_a_body_is_named_at_once() {
     let app = TestApp::start().await;
     let asha = app.organization().await.employee("Asha").await;
-    let body = json!({ "session_id": "x", "latitude": 91, "longitude": -181, "accuracy": -1, "recorded_at": "yesterday" });
+    let body =
+        json!({ "session_id": "x", "latitude": 91, "longitude": -181, "accuracy": -1, "recorded_at": "yesterday" });
     let answer = asha.post("/locations", &body).await.refused(
         400,
         "VALIDATION_ERROR",
@@ -17,7 +18,10 @@ async fn every_problem_of_a_body_is_named_at_once() {
          body/recorded_at Invalid ISO datetime",
     );
     assert_eq!(answer["details"]["fields"].as_array().unwrap().len(), 5);
-    assert_eq!(answer["details"]["fields"][0], json!({ "field": "body/session_id", "message": "session_id must be a valid UUID" }));
+    assert_eq!(
+        answer["details"]["fields"][0],
+        json!({ "field": "body/session_id", "message": "session_id must be a valid UUID" })
+    );
 }
 
 #[tokio::test]
@@ -40,7 +44,11 @@ async fn values_are_never_coerced() {
         ("sequence_number", json!(1.5), "Invalid input: expected int, received number".to_owned()),
         ("sequence_number", json!(-1), "sequence_number must be >= 0".to_owned()),
         ("sequence_number", Value::Null, expected("number", "null")),
-        ("sequence_number", json!(9_007_199_254_740_992_u64), "Too big: expected int to be <=9007199254740991".to_owned()),
+        (
+            "sequence_number",
+            json!(9_007_199_254_740_992_u64),
+            "Too big: expected int to be <=9007199254740991".to_owned(),
+        ),
     ];
     for (field, value, message) in cases {
         let mut body = good.clone();
@@ -71,11 +79,17 @@ async fn batches_hold_one_to_a_hundred_points_in_the_order_of_their_numbers() {
     };
     for (body, error) in [
         (batch(vec![]), "body/points Too small: expected array to have >=1 items"),
-        (batch((1..=101).map(|second| point(&app, second)).collect()), "body/points Too big: expected array to have <=100 items"),
+        (
+            batch((1..=101).map(|second| point(&app, second)).collect()),
+            "body/points Too big: expected array to have <=100 items",
+        ),
         (json!({ "session_id": session }), "body/points Invalid input: expected array, received undefined"),
         (json!({ "session_id": session, "points": "x" }), "body/points Invalid input: expected array, received string"),
         (batch(vec![json!(1)]), "body/points/0 Invalid input: expected object, received number"),
-        (batch(vec![numbered(1, json!(2)), numbered(2, json!(1))]), "body/ points must be in non-descending sequence_number order"),
+        (
+            batch(vec![numbered(1, json!(2)), numbered(2, json!(1))]),
+            "body/ points must be in non-descending sequence_number order",
+        ),
         (
             batch(vec![numbered(1, json!(1.5)), numbered(2, json!(1))]),
             "body/points/0/sequence_number Invalid input: expected int, received number",
@@ -99,8 +113,17 @@ async fn what_is_no_json_is_told_so() {
     let malformed = "Body is not valid JSON but content-type is set to 'application/json'";
     let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
     for body in [
-        "{", "not json", "{\"latitude\":NaN}", "{\"latitude\":Infinity}", "{\"latitude\":-Infinity}", "{\"a\":1}x", "\u{0}",
-        &deep, "{\"latitude\":01}", "{'a':1}", "",
+        "{",
+        "not json",
+        "{\"latitude\":NaN}",
+        "{\"latitude\":Infinity}",
+        "{\"latitude\":-Infinity}",
+        "{\"a\":1}x",
+        "\u{0}",
+        &deep,
+        "{\"latitude\":01}",
+        "{'a':1}",
+        "",
     ] {
         let answer = asha.post_raw("/locations", body.to_owned()).await;
         if body.is_empty() {
@@ -122,10 +145,16 @@ async fn bodies_of_another_type_or_size_are_refused() {
         let request = asha.request(reqwest::Method::POST, "/locations").header("content-type", kind).body(body);
         app.send(request).await
     };
-    for kind in ["application/xml", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", "application/jsonp"] {
+    for kind in
+        ["application/xml", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", "application/jsonp"]
+    {
         send(kind, "{}".into()).await.refused(415, "UNSUPPORTED_MEDIA_TYPE", "Unsupported Media Type");
     }
-    send("text/plain", "{}".into()).await.refused(400, "VALIDATION_ERROR", "body/ Invalid input: expected object, received string");
+    send("text/plain", "{}".into()).await.refused(
+        400,
+        "VALIDATION_ERROR",
+        "body/ Invalid input: expected object, received string",
+    );
     assert_eq!(send("application/json; charset=utf-8", "{}".into()).await.status, 400);
     let huge = format!("{{\"x\":\"{}\"}}", "x".repeat(20_000));
     send("application/json", huge.clone()).await.refused(413, "PAYLOAD_TOO_LARGE", "Request body is too large");
@@ -145,10 +174,11 @@ async fn text_that_cannot_be_stored_is_refused_by_the_name_of_its_field() {
     let app = TestApp::start().await;
     let admin = app.organization().await.admin;
     for name in [r"a\u0000b", r"a\ud800b", r"\udc00"] {
-        admin
-            .post_raw("/admin/employees", format!(r#"{{"name":"{name}"}}"#))
-            .await
-            .refused(400, "VALIDATION_ERROR", "body/name must not contain characters that cannot be stored");
+        admin.post_raw("/admin/employees", format!(r#"{{"name":"{name}"}}"#)).await.refused(
+            400,
+            "VALIDATION_ERROR",
+            "body/name must not contain characters that cannot be stored",
+        );
     }
     let emoji = admin.post_raw("/admin/employees", r#"{"name":"Zo\u00eb \ud83d\ude80"}"#).await.data(201);
     assert_eq!(emoji["name"], "Zoë 🚀");
@@ -159,7 +189,9 @@ async fn urls_that_cannot_be_decoded_are_refused() {
     let app = TestApp::start().await;
     let asha = app.organization().await.employee("Asha").await;
     // Written by hand: a client library would encode it.
-    let answer = raw(&app, &format!("GET /attendance/%zz/recalculate HTTP/1.1\r\nauthorization: Bearer {}\r\n", asha.token), "").await;
+    let answer =
+        raw(&app, &format!("GET /attendance/%zz/recalculate HTTP/1.1\r\nauthorization: Bearer {}\r\n", asha.token), "")
+            .await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
     assert!(answer.contains("VALIDATION_ERROR"), "{answer}");
 }

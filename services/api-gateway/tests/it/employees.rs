@@ -10,7 +10,10 @@ async fn an_employee_gets_the_next_free_code() {
     let organization = app.organization().await;
     let hire = async |body: Value| organization.admin.post("/admin/employees", &body).await.data(201);
     let first = hire(json!({ "name": "Ana", "phone": "+385 1 234" })).await;
-    assert_eq!((&first["employee_code"], &first["phone"], &first["is_active"]), (&json!("EMP0001"), &json!("+385 1 234"), &json!(true)));
+    assert_eq!(
+        (&first["employee_code"], &first["phone"], &first["is_active"]),
+        (&json!("EMP0001"), &json!("+385 1 234"), &json!(true))
+    );
     assert_eq!((&first["user_id"], &first["organization_id"]), (&Value::Null, &json!(organization.id)));
     assert_eq!(first.as_object().unwrap().len(), 9);
     assert_eq!(hire(json!({ "name": "Ben", "employee_code": "EMP0002" })).await["employee_code"], "EMP0002");
@@ -28,8 +31,10 @@ async fn administrators_who_hire_at_once_get_different_codes() {
     let app = TestApp::start().await;
     let organization = app.organization().await;
     let body = json!({ "name": "Ana" });
-    let hired = futures_util::future::join_all((0..8).map(|_| organization.admin.post("/admin/employees", &body))).await;
-    let mut codes: Vec<String> = hired.iter().map(|answer| answer.data(201)["employee_code"].as_str().unwrap().to_owned()).collect();
+    let hired =
+        futures_util::future::join_all((0..8).map(|_| organization.admin.post("/admin/employees", &body))).await;
+    let mut codes: Vec<String> =
+        hired.iter().map(|answer| answer.data(201)["employee_code"].as_str().unwrap().to_owned()).collect();
     codes.sort();
     assert_eq!(codes, (1..=8).map(|number| format!("EMP{number:04}")).collect::<Vec<_>>());
 }
@@ -43,7 +48,10 @@ async fn an_employee_with_an_address_and_a_password_can_sign_in() {
     assert!(hired["user_id"].is_string());
     let ana = app.sign_in("ana@people.example").await;
     let me = ana.get("/auth/me").await.data(200);
-    assert_eq!(me, json!({ "id": hired["user_id"], "email": "ana@people.example", "role": "EMPLOYEE", "orgId": organization.id }));
+    assert_eq!(
+        me,
+        json!({ "id": hired["user_id"], "email": "ana@people.example", "role": "EMPLOYEE", "orgId": organization.id })
+    );
     ana.check_in().await;
     let again = json!({ "name": "Another Ana", "email": "ana@people.example", "password": PASSWORD });
     organization.admin.post("/admin/employees", &again).await.refused(
@@ -79,7 +87,10 @@ async fn what_is_wrong_with_a_new_employee_is_said() {
         (json!({}), "body/name Invalid input: expected string, received undefined"),
         (json!({ "name": "" }), "body/name name is required"),
         (json!({ "name": null }), "body/name Invalid input: expected string, received null"),
-        (json!({ "name": "A", "employee_code": "" }), "body/employee_code Too small: expected string to have >=1 characters"),
+        (
+            json!({ "name": "A", "employee_code": "" }),
+            "body/employee_code Too small: expected string to have >=1 characters",
+        ),
         (json!({ "name": "A", "user_id": "x" }), "body/user_id user_id must be a valid UUID"),
         (json!({ "name": "A", "phone": 7 }), "body/phone Invalid input: expected string, received number"),
         (json!({ "name": "A", "email": "x", "password": PASSWORD }), "body/email Invalid email address"),

@@ -18,7 +18,8 @@ fn guarded() -> Vec<Route> {
 
 async fn call(app: &TestApp, route: &Route, headers: &[(&str, &str)]) -> Answer {
     let method: Method = route.method.as_str().parse().unwrap();
-    let path = route.path.split('/').map(|part| if part.starts_with('{') { ID } else { part }).collect::<Vec<_>>().join("/");
+    let path =
+        route.path.split('/').map(|part| if part.starts_with('{') { ID } else { part }).collect::<Vec<_>>().join("/");
     let mut request = app.request(method.clone(), &path);
     if method != Method::GET {
         request = request.json(&json!({}));
@@ -53,7 +54,11 @@ async fn every_route_refuses_bad_tokens_and_unknown_keys() {
             let answer = call(&app, &route, &[("authorization", &header)]).await;
             answer.refused(401, "UNAUTHORIZED", "Invalid or missing authentication token");
         }
-        call(&app, &route, &[("x-api-key", "ft_live_1")]).await.refused(401, "INVALID_API_KEY", "Invalid API key format");
+        call(&app, &route, &[("x-api-key", "ft_live_1")]).await.refused(
+            401,
+            "INVALID_API_KEY",
+            "Invalid API key format",
+        );
         let key = format!("ft_live_{}", "0a".repeat(24));
         call(&app, &route, &[("x-api-key", &key)]).await.refused(401, "INVALID_API_KEY", "Invalid API key");
     }
@@ -103,7 +108,12 @@ async fn no_route_shows_or_changes_the_rows_of_another_organization() {
     let before = everything(&app, &ours.id.to_string()).await;
     for route in guarded() {
         for person in [&stranger, &theirs.admin] {
-            let path = route.path.split('/').map(|part| if part.starts_with('{') { &*session } else { part }).collect::<Vec<_>>().join("/");
+            let path = route
+                .path
+                .split('/')
+                .map(|part| if part.starts_with('{') { &*session } else { part })
+                .collect::<Vec<_>>()
+                .join("/");
             let path = if route.path == "/locations/my-route" { format!("{path}?sessionId={session}") } else { path };
             let method: Method = route.method.as_str().parse().unwrap();
             let mut body = crate::support::location(&app, &session, 1);

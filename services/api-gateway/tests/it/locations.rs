@@ -74,9 +74,11 @@ async fn only_the_open_session_of_the_caller_takes_fixes() {
     }
     asha.check_out().await;
     asha.post("/locations", &location(&app, &session, 1)).await.refused(400, "VALIDATION_ERROR", CLOSED);
-    asha.post("/locations", &location(&app, "00000000-0000-0000-0000-000000000000", 1))
-        .await
-        .refused(400, "VALIDATION_ERROR", CLOSED);
+    asha.post("/locations", &location(&app, "00000000-0000-0000-0000-000000000000", 1)).await.refused(
+        400,
+        "VALIDATION_ERROR",
+        CLOSED,
+    );
 }
 
 #[tokio::test]
@@ -97,13 +99,17 @@ async fn fixes_from_before_the_session_or_from_the_future_are_refused() {
     );
     asha.post("/locations", &location(&app, &session, 120)).await.data(201);
     let future = "recorded_at cannot be more than 2 minutes in the future";
-    asha.post("/locations", &location(&app, &session, 121))
-        .await
-        .refused(400, "VALIDATION_ERROR", &format!("body/recorded_at {future}"));
+    asha.post("/locations", &location(&app, &session, 121)).await.refused(
+        400,
+        "VALIDATION_ERROR",
+        &format!("body/recorded_at {future}"),
+    );
     let batch = json!({ "session_id": session, "points": [point(&app, 1), point(&app, 121)] });
-    asha.post("/locations/batch", &batch)
-        .await
-        .refused(400, "VALIDATION_ERROR", &format!("body/points/1/recorded_at {future}"));
+    asha.post("/locations/batch", &batch).await.refused(
+        400,
+        "VALIDATION_ERROR",
+        &format!("body/points/1/recorded_at {future}"),
+    );
     // Nothing of the refused batches was stored.
     let route = asha.get(&format!("/locations/my-route?sessionId={session}")).await.data(200);
     assert_eq!(route.as_array().unwrap().len(), 1);
@@ -119,9 +125,11 @@ async fn a_route_needs_a_session_and_takes_two_spellings() {
     let body = asha.get("/locations/my-route").await.refused(400, "VALIDATION_ERROR", "sessionId is required");
     assert_eq!(body["details"], json!({ "field": "sessionId" }));
     for spelling in ["sessionId", "session_id"] {
-        asha.get(&format!("/locations/my-route?{spelling}=x"))
-            .await
-            .refused(400, "VALIDATION_ERROR", &format!("querystring/{spelling} {spelling} must be a valid UUID"));
+        asha.get(&format!("/locations/my-route?{spelling}=x")).await.refused(
+            400,
+            "VALIDATION_ERROR",
+            &format!("querystring/{spelling} {spelling} must be a valid UUID"),
+        );
         let upper = session.to_uppercase();
         assert_eq!(asha.get(&format!("/locations/my-route?{spelling}={upper}")).await.data(200), json!([]));
     }

@@ -178,7 +178,8 @@ impl TestApp {
     }
 
     pub async fn login(&self, email: &str, password: &str) -> Answer {
-        self.send(self.request(Method::POST, "/auth/login").json(&json!({ "email": email, "password": password }))).await
+        self.send(self.request(Method::POST, "/auth/login").json(&json!({ "email": email, "password": password })))
+            .await
     }
 
     /// Drains and waits for the end.

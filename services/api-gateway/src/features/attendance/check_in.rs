@@ -30,9 +30,7 @@ impl Endpoint for CheckIn {
         let mut tx = call.state.db.tenant(caller.tenant()).await?;
         let session = db::attendance::open(&mut tx, id, employee, now).await.map_err(|error| {
             if error.is_conflict_with(db::attendance::ALREADY_OPEN) {
-                ApiError::Refused(
-                    "Cannot check in: you already have an active session. Check out first.".to_owned(),
-                )
+                ApiError::Refused("Cannot check in: you already have an active session. Check out first.".to_owned())
             } else {
                 error.into()
             }

@@ -42,7 +42,11 @@ fn refuse(status: StatusCode, code: &str, message: &str) -> HttpResponse {
 }
 
 fn unavailable() -> HttpResponse {
-    refuse(StatusCode::SERVICE_UNAVAILABLE, "unexpected_failure", "The identity provider is unavailable, try again shortly")
+    refuse(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "unexpected_failure",
+        "The identity provider is unavailable, try again shortly",
+    )
 }
 
 fn not_here() -> HttpResponse {
@@ -165,15 +169,15 @@ async fn refresh_grant(identity: &BuiltIn, body: &Value) -> HttpResponse {
     };
     match identity.refresh(&token.to_owned().into()).await {
         Ok(tokens) => session(&tokens),
-        Err(RefreshError::NotFound) => refuse(
-            StatusCode::BAD_REQUEST,
-            "refresh_token_not_found",
-            "Invalid Refresh Token: Refresh Token Not Found",
-        ),
+        Err(RefreshError::NotFound) => {
+            refuse(StatusCode::BAD_REQUEST, "refresh_token_not_found", "Invalid Refresh Token: Refresh Token Not Found")
+        }
         Err(RefreshError::AlreadyUsed) => {
             refuse(StatusCode::BAD_REQUEST, "refresh_token_already_used", "Invalid Refresh Token: Already Used")
         }
-        Err(RefreshError::Banned) => refuse(StatusCode::BAD_REQUEST, "user_banned", "Invalid Refresh Token: User Banned"),
+        Err(RefreshError::Banned) => {
+            refuse(StatusCode::BAD_REQUEST, "user_banned", "Invalid Refresh Token: User Banned")
+        }
         Err(RefreshError::Unavailable) => unavailable(),
     }
 }
@@ -193,7 +197,9 @@ impl Endpoint for User {
             Ok(caller) => caller,
             Err(refusal) => return Ok(refusal),
         };
-        let gone = || refuse(StatusCode::FORBIDDEN, "session_not_found", "Session from session_id claim in JWT does not exist");
+        let gone = || {
+            refuse(StatusCode::FORBIDDEN, "session_not_found", "Session from session_id claim in JWT does not exist")
+        };
         if let Some(session) = caller.session_id {
             match identity.session_holds(session).await {
                 Ok(true) => {}

@@ -33,7 +33,12 @@ impl Endpoint for Create {
         let login = match sign_in {
             None => None,
             Some((email, password)) => {
-                let hash = call.state.passwords.hash(password.clone()).await.map_err(|error| ApiError::Unavailable(error.to_string()))?;
+                let hash = call
+                    .state
+                    .passwords
+                    .hash(password.clone())
+                    .await
+                    .map_err(|error| ApiError::Unavailable(error.to_string()))?;
                 Some((UserId::generate(), email.as_str(), hash))
             }
         };

@@ -45,7 +45,14 @@ impl Endpoint for Record {
                     call.state.jobs.ask(tenant, session, &call.request_id);
                 }
                 let organization = tenant.organization();
-                Ok(reply::created(Location::from(StoredFix { id, session, organization, employee, fix, is_duplicate: false })))
+                Ok(reply::created(Location::from(StoredFix {
+                    id,
+                    session,
+                    organization,
+                    employee,
+                    fix,
+                    is_duplicate: false,
+                })))
             }
             Recorded::NoOpenSession => {
                 metrics.location_rejected("no_open_session", 1);
@@ -53,7 +60,9 @@ impl Endpoint for Record {
             }
             Recorded::BeforeSession => {
                 metrics.location_rejected("before_session", 1);
-                Err(ApiError::Refused("Cannot record location: recorded_at is before the session start time.".to_owned()))
+                Err(ApiError::Refused(
+                    "Cannot record location: recorded_at is before the session start time.".to_owned(),
+                ))
             }
         }
     }
