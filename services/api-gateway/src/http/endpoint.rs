@@ -5,12 +5,13 @@
 
 use std::future::Future;
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
 use actix_web::http::Method;
 use actix_web::web::{self, BytesMut, ServiceConfig};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 
 use super::caller::{Access, Caller, authenticate};
 use super::client_address::client_address;
@@ -110,8 +111,13 @@ impl<'a> Routes<'a> {
 async fn serve<E: Endpoint>(request: HttpRequest, payload: web::Payload, state: web::Data<State>) -> HttpResponse {
     let address = client_address(&request, &state.config.trusted_proxies);
     let mut remaining = None;
-    let answer = examine::<E>(&request, payload, &state, address, &mut remaining).await;
     let context = RequestContext::of(&request);
+    let examined = AssertUnwindSafe(examine::<E>(&request, payload, &state, address, &mut remaining)).catch_unwind();
+    let answer = match tokio::time::timeout(state.config.request_timeout, examined).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(ApiError::Internal("the handler panicked".to_owned())),
+        Err(_) => Err(ApiError::Unavailable("the request took too long".to_owned())),
+    };
     let mut response = match answer {
         Ok(response) => response,
         Err(error) => {

@@ -64,6 +64,9 @@ pub trait Kind: Sized {
     /// Its name in messages.
     const EXPECTED: &'static str;
 
+    /// For an object: its fields, and those of objects within, in the order in which problems are named.
+    const ORDER: &'static [&'static str] = &[];
+
     /// From a number.
     fn from_number(_: f64) -> Option<Self> {
         None
@@ -196,11 +199,13 @@ impl<T: for<'de> Deserialize<'de>> Kind for Vec<T> {
     }
 }
 
-/// Makes a struct of [`Field`]s readable from an object.
+/// Makes a struct of [`Field`]s readable from an object; lists its fields, and those of objects within, in the order in
+/// which problems are named (garde finds them in the order of the alphabet).
 macro_rules! object {
-    ($name:ty) => {
+    ($name:ty: $($field:ident),+) => {
         impl $crate::http::input::Kind for $name {
             const EXPECTED: &'static str = "object";
+            const ORDER: &'static [&'static str] = &[$(stringify!($field)),+];
 
             fn from_object<'de, A: serde::de::MapAccess<'de>>(object: A) -> Result<Option<Self>, A::Error> {
                 serde::Deserialize::deserialize(serde::de::value::MapAccessDeserializer::new(object)).map(Some)
@@ -271,7 +276,7 @@ impl Parts<'_> {
     {
         match self.json::<T>()? {
             Field::Value(body) => {
-                self.judge("body", &body)?;
+                self.judge("body", &body, T::ORDER)?;
                 Ok(body)
             }
             other => Err(invalid("body", "", super::rules::mistyped::<T>(other.received()).message())),
@@ -286,7 +291,7 @@ impl Parts<'_> {
         match self.json::<T>()? {
             Field::Null | Field::Missing => Ok(None),
             Field::Value(body) => {
-                self.judge("body", &body)?;
+                self.judge("body", &body, T::ORDER)?;
                 Ok(Some(body))
             }
             other => Err(invalid("body", "", super::rules::mistyped::<T>(other.received()).message())),
@@ -304,7 +309,7 @@ impl Parts<'_> {
             Ok(body) => Ok(body),
             // Text that JSON can express and PostgreSQL cannot hold: read on with NUL in its place, which the rules of
             // the field then refuse by its name.
-            Err(error) if error.to_string().contains("surrogate") => {
+            Err(error) if error.to_string().contains("hex escape") => {
                 serde_json::from_str(&without_lone_surrogates(self.body)).map_err(|_| ApiError::MalformedJson)
             }
             Err(_) => Err(ApiError::MalformedJson),
@@ -317,20 +322,28 @@ impl Parts<'_> {
         Query(form_urlencoded::parse(self.request.query_string().as_bytes()).into_owned().collect())
     }
 
-    /// Judges values by their own rules.
-    pub fn judge<T: Validate<Context = Moment>>(&self, part: &str, value: &T) -> ApiResult<()> {
+    /// Judges values by their own rules; problems are named in this order of fields.
+    pub fn judge<T: Validate<Context = Moment>>(&self, part: &str, value: &T, order: &[&str]) -> ApiResult<()> {
         value.validate_with(&Moment { now: self.now }).map_err(|report| {
-            ApiError::Invalid(
-                report
-                    .iter()
-                    .map(|(path, error)| Problem {
-                        field: field(part, &path.to_string()),
-                        message: error.message().to_owned(),
-                    })
-                    .collect(),
-            )
+            let mut problems: Vec<(String, &garde::Error)> =
+                report.iter().map(|(path, error)| (path.to_string(), error)).collect();
+            problems.sort_by_cached_key(|(path, _)| place(path, order));
+            let problems = problems
+                .into_iter()
+                .map(|(path, error)| Problem { field: field(part, &path), message: error.message().to_owned() });
+            ApiError::Invalid(problems.collect())
         })
     }
+}
+
+/// Where a path like `points[3].latitude` stands among problems: by field, by place in the list, by field within.
+fn place(path: &str, order: &[&str]) -> Vec<usize> {
+    path.split(['.', '[', ']'])
+        .filter(|step| !step.is_empty())
+        .map(|step| {
+            step.parse().unwrap_or_else(|_| order.iter().position(|field| *field == step).unwrap_or(order.len()))
+        })
+        .collect()
 }
 
 /// One problem with one field.

@@ -1,7 +1,6 @@
-//! What happens around every request, whatever it is: an id, a trace, a log line, metrics, a time limit, headers.
+//! What happens around every request, whatever it is: an id, a trace, a log line, metrics, headers.
 
 use std::cell::RefCell;
-use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -10,7 +9,6 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, web};
-use futures_util::FutureExt;
 use tracing::{Instrument, Span, field};
 use uuid::Uuid;
 
@@ -94,51 +92,35 @@ pub async fn observe(
         return next.call(request).await.map(ServiceResponse::map_into_boxed_body);
     };
     let guard = state.metrics.http.begin();
-    let http = request.request().clone();
-    let address = client_address(&http, &state.config.trusted_proxies);
-    let request_id = request_id(http.headers());
+    let address = client_address(request.request(), &state.config.trusted_proxies);
+    let request_id = request_id(request.headers());
     let span = tracing::info_span!(
         "request",
         otel.name = field::Empty,
         otel.kind = "server",
         otel.status_code = field::Empty,
         request_id = &*request_id,
-        method = http.method().as_str(),
+        method = request.method().as_str(),
         route = field::Empty,
         status = field::Empty,
         remote_addr = address.map(field::display),
         organization_id = field::Empty,
         actor = field::Empty,
     );
-    let header = |name: &str| http.headers().get(name).and_then(|value| value.to_str().ok());
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     telemetry::traces::follow(&span, header("traceparent"), header("tracestate"));
     let context = RequestContext::new(request_id, span.clone());
-    http.extensions_mut().insert(context.clone());
+    request.extensions_mut().insert(context.clone());
 
-    let answer = async {
-        if let Some(response) = cors::preflight(&http) {
-            return response;
-        }
-        if !is_decodable(http.uri().path()) {
-            return reply::refusal(&ApiError::MalformedUrl, &context.request_id);
-        }
-        let served = AssertUnwindSafe(next.call(request)).catch_unwind();
-        match tokio::time::timeout(state.config.request_timeout, served).await {
-            Ok(Ok(Ok(response))) => response.into_parts().1.map_into_boxed_body(),
-            Ok(Ok(Err(error))) => error.error_response(),
-            Ok(Err(_)) => {
-                let error = ApiError::Internal("the handler panicked".to_owned());
-                context.failed(&error);
-                reply::refusal(&error, &context.request_id)
-            }
-            Err(_) => {
-                let error = ApiError::Unavailable("the request took too long".to_owned());
-                context.failed(&error);
-                reply::refusal(&error, &context.request_id)
-            }
-        }
+    // Routing wants the request to itself, so nothing of it is held on to until it comes back with the answer.
+    let answer = if let Some(response) = cors::preflight(request.request()) {
+        request.into_response(response)
+    } else if !is_decodable(request.path()) {
+        request.into_response(reply::refusal(&ApiError::MalformedUrl, &context.request_id))
+    } else {
+        next.call(request).instrument(span.clone()).await?.map_into_boxed_body()
     };
-    let mut response = answer.instrument(span.clone()).await;
+    let (http, mut response) = answer.into_parts();
 
     let headers = response.headers_mut();
     for (name, value) in SECURITY {

@@ -147,8 +147,8 @@ async fn many_phones_at_once_each_get_their_own_answer() {
         }
     }
     let requests = people.iter().flat_map(|(person, session)| {
-        (1..=20).map(|second| {
-            let body = location(&app, session, second);
+        (1..=20).map(move |second| {
+            let body = location(person.app, session, second);
             async move { (session, person.post("/locations", &body).await.data(201)) }
         })
     });

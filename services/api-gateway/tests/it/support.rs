@@ -29,7 +29,7 @@ pub struct TestApp {
     pub http: Client,
     stopper: Option<Stopper>,
     server: Option<JoinHandle<()>>,
-    _runtime: tokio::runtime::Runtime,
+    runtime: Option<tokio::runtime::Runtime>,
 }
 
 /// An answer, read whole.
@@ -122,7 +122,7 @@ impl TestApp {
             http: Client::builder().no_proxy().build().unwrap(),
             stopper: Some(stopper),
             server: Some(server),
-            _runtime: runtime,
+            runtime: Some(runtime),
         }
     }
 
@@ -189,6 +189,15 @@ impl TestApp {
         }
         if let Some(server) = self.server.take() {
             tokio::task::spawn_blocking(move || server.join().unwrap()).await.unwrap();
+        }
+    }
+}
+
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        // A runtime must not be waited for within another.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }

@@ -58,7 +58,7 @@ struct Body {
     longitude: Field<f64>,
 }
 
-object!(Body);
+object!(Body: latitude, longitude);
 
 impl Input for Place {
     const READS_BODY: bool = true;

@@ -84,7 +84,7 @@ impl Input for Wanted {
     fn read(parts: &Parts<'_>) -> ApiResult<Self> {
         let query = parts.query();
         let query = Query { page: query.number("page"), limit: query.number("limit"), status: query.text("status") };
-        parts.judge("querystring", &query)?;
+        parts.judge("querystring", &query, &["page", "limit", "status"])?;
         let whole = |field: &Field<f64>, default: i64| {
             #[expect(clippy::cast_possible_truncation, reason = "the rules keep it a whole number below 2^53")]
             field.value().map_or(default, |number| *number as i64)

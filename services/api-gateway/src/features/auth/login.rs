@@ -111,7 +111,7 @@ struct Body {
     password: Field<String>,
 }
 
-object!(Body);
+object!(Body: email, password);
 
 impl Input for Credentials {
     const READS_BODY: bool = true;

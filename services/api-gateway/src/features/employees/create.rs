@@ -115,7 +115,7 @@ struct Body {
     password: Field<String>,
 }
 
-object!(Body);
+object!(Body: name, employee_code, user_id, phone, email, password);
 
 impl Input for NewPerson {
     const READS_BODY: bool = true;

@@ -54,7 +54,7 @@ impl Input for Wanted {
     fn read(parts: &Parts<'_>) -> ApiResult<Self> {
         let query = parts.query();
         let query = Query { sessionId: query.id("sessionId"), session_id: query.id("session_id") };
-        parts.judge("querystring", &query)?;
+        parts.judge("querystring", &query, &["sessionId", "session_id"])?;
         let id = |field: &Field<UuidText>| field.value().and_then(|id| id.0).map(SessionId::from);
         Ok(Self(id(&query.sessionId).or_else(|| id(&query.session_id))))
     }

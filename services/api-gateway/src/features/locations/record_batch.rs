@@ -81,7 +81,7 @@ struct Body {
     points: Field<Vec<Field<Point>>>,
 }
 
-object!(Body);
+object!(Body: session_id, points, latitude, longitude, accuracy, recorded_at, sequence_number);
 
 impl Input for Batch {
     const READS_BODY: bool = true;

@@ -19,7 +19,7 @@ pub struct Session {
     session_id: Field<UuidText>,
 }
 
-object!(Session);
+object!(Session: session_id);
 
 impl Session {
     /// Its id; `None` if the rules were not asked first.
@@ -53,7 +53,7 @@ pub struct Point {
     sequence_number: Field<f64>,
 }
 
-object!(Point);
+object!(Point: latitude, longitude, accuracy, recorded_at, sequence_number);
 
 impl Point {
     /// The phone's counter.
