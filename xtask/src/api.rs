@@ -97,12 +97,6 @@ struct Envelope<T> {
 #[derive(Deserialize)]
 struct PageOf<T> {
     data: Vec<T>,
-    pagination: Pagination,
-}
-
-#[derive(Deserialize)]
-struct Pagination {
-    total: u64,
 }
 
 #[derive(Deserialize)]

@@ -65,6 +65,7 @@ fn status(text: &str) -> DbResult<DistanceStatus> {
 }
 
 /// Opens a session. Conflicts with [`ALREADY_OPEN`] when there is one: of two simultaneous check-ins one wins.
+#[tracing::instrument(name = "db open session", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn open(tx: &mut TenantTx, id: SessionId, employee: EmployeeId, now: DateTime<Utc>) -> DbResult<Session> {
     let organization = tx.organization();
     diesel::insert_into(sessions::table)
@@ -84,6 +85,7 @@ pub async fn open(tx: &mut TenantTx, id: SessionId, employee: EmployeeId, now: D
 
 /// Closes the employee's open session and marks it for measurement; `None` when there is none, also for the second of
 /// two simultaneous check-outs.
+#[tracing::instrument(name = "db close session", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn close(tx: &mut TenantTx, employee: EmployeeId, now: DateTime<Utc>) -> DbResult<Option<Session>> {
     let organization = tx.organization();
     let open = sessions::table
@@ -108,6 +110,7 @@ pub async fn close(tx: &mut TenantTx, employee: EmployeeId, now: DateTime<Utc>) 
 }
 
 /// One session of the organization.
+#[tracing::instrument(name = "db find session", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn find(tx: &mut TenantTx, id: SessionId) -> DbResult<Option<Session>> {
     let key: (Uuid, Uuid) = (tx.organization(), id.uuid());
     sessions::table
@@ -134,6 +137,7 @@ pub enum ActivityFilter {
 }
 
 /// One page of an employee's sessions, newest check-in first, and how many there are in all.
+#[tracing::instrument(name = "db list sessions", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn of_employee(
     tx: &mut TenantTx,
     employee: EmployeeId,
@@ -189,6 +193,7 @@ impl Measurement {
 
 /// Locks a session until the transaction ends, so that no point is stored and no check-out happens between reading its
 /// points and saying what they add up to.
+#[tracing::instrument(name = "db lock session", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn lock_for_measurement(tx: &mut TenantTx, id: SessionId) -> DbResult<Option<Measurement>> {
     type Marks = (Option<DateTime<Utc>>, f64, i64, Option<DateTime<Utc>>, Option<f64>, Option<f64>);
     let key: (Uuid, Uuid) = (tx.organization(), id.uuid());
@@ -230,6 +235,7 @@ pub struct Measured {
 }
 
 /// Writes the result and the checkpoint, makes the summary, and clears the mark. The session must be locked.
+#[tracing::instrument(name = "db save measurement", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn save_measurement(
     tx: &mut TenantTx,
     id: SessionId,
@@ -293,6 +299,7 @@ pub async fn mark_failed(tx: &mut TenantTx, id: SessionId, now: DateTime<Utc>) -
 
 /// Sessions marked before `before` and still not measured, oldest mark first, at most `most`. `failed` says whether to
 /// look at those that were given up. By the system role: the sweep works for all organizations.
+#[tracing::instrument(name = "db overdue sessions", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn overdue(
     tx: &mut SystemTx,
     before: DateTime<Utc>,

@@ -33,6 +33,7 @@ pub struct NewEmployee {
 }
 
 /// Makes an employee. Conflicts with [`CODE_TAKEN`], [`USER_TAKEN`] or [`NO_SUCH_USER`].
+#[tracing::instrument(name = "db create employee", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn create(tx: &mut TenantTx, new: NewEmployee, now: DateTime<Utc>) -> DbResult<Employee> {
     let organization = tx.organization();
     let code = match new.employee_code {
@@ -91,6 +92,7 @@ async fn next_code(tx: &mut TenantTx) -> DbResult<String> {
 }
 
 /// Whether the organization has this employee and they may work.
+#[tracing::instrument(name = "db employee is active", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn is_active(tx: &mut TenantTx, employee: EmployeeId) -> DbResult<bool> {
     let organization = tx.organization();
     Ok(employees::table

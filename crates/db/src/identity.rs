@@ -126,6 +126,7 @@ type AccountRow = (
 );
 
 /// An account and its password hash, by address (lower case).
+#[tracing::instrument(name = "db account by email", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn by_email(tx: &mut SystemTx, email: &str) -> DbResult<Option<(Account, String)>> {
     load_account(tx, Wanted::Email(email)).await
 }
@@ -242,6 +243,7 @@ pub async fn add_refresh_token(
 }
 
 /// A token by its hash, locked: two replicas that refresh with the same token follow each other.
+#[tracing::instrument(name = "db refresh token", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn lock_refresh_token(tx: &mut SystemTx, hash: &[u8; 32]) -> DbResult<Option<RefreshToken>> {
     type Row = (Uuid, Uuid, Uuid, DateTime<Utc>, Option<DateTime<Utc>>, Option<DateTime<Utc>>);
     let row: Option<Row> = tokens::table

@@ -97,6 +97,7 @@ pub enum Recorded {
 /// one stored stays.
 ///
 /// The statement sets the tenant itself, as the first thing in its own transaction.
+#[tracing::instrument(name = "db record_batch", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn record_batch_of(
     db: &Db,
     tenant: Tenant,
@@ -150,6 +151,7 @@ pub struct PointToRecord {
 /// outcome each, in order (`inserted` is 0 or 1).
 ///
 /// The statement sets the tenant anew for each organization's rows, so row-level security judges every row by its own.
+#[tracing::instrument(name = "db record_points", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn record_points_of(db: &Db, points: &[PointToRecord], now: DateTime<Utc>) -> DbResult<Vec<Recorded>> {
     let mut columns = Columns::with_capacity(points.len());
     let mut owners = [Vec::new(), Vec::new(), Vec::new()].map(|mut ids: Vec<Uuid>| {
@@ -299,6 +301,7 @@ pub async fn insert_first(
 }
 
 /// The stored fix of a session at that very moment.
+#[tracing::instrument(name = "db find fix", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn find_at(tx: &mut TenantTx, session: SessionId, at: DateTime<Utc>) -> DbResult<Option<StoredFix>> {
     let key: (Uuid, Uuid, DateTime<Utc>) = (tx.organization(), session.uuid(), at);
     fixes::table
@@ -312,6 +315,7 @@ pub async fn find_at(tx: &mut TenantTx, session: SessionId, at: DateTime<Utc>) -
 }
 
 /// The fixes of an employee's session, oldest first, at most `most`; empty for somebody else's session.
+#[tracing::instrument(name = "db route", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn route_of(
     tx: &mut TenantTx,
     employee: EmployeeId,
@@ -335,6 +339,7 @@ pub async fn route_of(
 /// odometer has counted `most` points. Answers whether it reached the end.
 ///
 /// `since` is the session's check-in: no fix is older, so older partitions are not looked at.
+#[tracing::instrument(name = "db read route", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn measure(
     tx: &mut TenantTx,
     session: SessionId,

@@ -32,6 +32,7 @@ pub enum Outcome {
 /// locked until the transaction ends; the caller commits.
 ///
 /// `most` is the number of points a session may have.
+#[tracing::instrument(name = "measure session", skip_all, fields(session.id = %id))]
 pub async fn measure(tx: &mut TenantTx, id: SessionId, from: From, most: i64, now: DateTime<Utc>) -> DbResult<Outcome> {
     let Some(locked) = lock_for_measurement(tx, id).await? else { return Ok(Outcome::NoSuchSession) };
     let mut odometer = match from {

@@ -110,22 +110,17 @@ pub fn init(settings: &Settings) -> Result<Telemetry, TelemetryError> {
     let filter = EnvFilter::try_new(&settings.log_level).map_err(|error| TelemetryError::Filter(error.to_string()))?;
     let (lines, written, writer) = logs::writer();
     let exporting = Exporting::start(settings)?;
-    let (json, pretty) = match settings.log_format {
-        LogFormat::Json => (Some(logs::JsonLines::new(settings, lines)), None),
+    // Boxed, not optional: an optional layer is never told of the dispatcher, and could not find a line's trace.
+    let lines = match settings.log_format {
+        LogFormat::Json => logs::JsonLines::new(settings, lines).boxed(),
         LogFormat::Pretty => {
-            let terminal = std::io::stdout().is_terminal();
-            (None, Some(tracing_subscriber::fmt::layer().with_ansi(terminal).with_writer(lines)))
+            tracing_subscriber::fmt::layer().with_ansi(std::io::stdout().is_terminal()).with_writer(lines).boxed()
         }
     };
-    // What the exporter's own client says would be exported again; and nobody asked for it.
-    let spans = tracing_subscriber::filter::filter_fn(|metadata| {
-        metadata.is_span()
-            && !["hyper", "reqwest", "h2", "rustls"].iter().any(|noise| metadata.target().starts_with(noise))
-    });
     tracing_subscriber::registry()
-        .with(exporting.layer().with_filter(spans))
-        .with(json.with_filter(filter.clone()))
-        .with(pretty.with_filter(filter))
+        .with(logs::Gate(filter))
+        .with(exporting.layer())
+        .with(lines)
         .try_init()
         .map_err(|_| TelemetryError::Twice)?;
     Ok(Telemetry { exporting, written, settings: settings.clone(), _writer: writer })

@@ -9,13 +9,15 @@ use opentelemetry::trace::TraceContextExt;
 use serde_json::{Map, Value};
 use tracing::dispatcher::WeakDispatch;
 use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Dispatch, Event, Subscriber};
+use tracing::subscriber::Interest;
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::Settings;
 
@@ -29,6 +31,31 @@ pub(crate) fn writer() -> (NonBlocking, ErrorCounter, WorkerGuard) {
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING_LINES).finish(std::io::stdout());
     let counter = lines.error_counter();
     (lines, counter, guard)
+}
+
+/// Lets through what the filter asks for, and always the spans of requests and jobs: traces need them, and a warning
+/// must be able to say which request it belongs to, however little is logged.
+///
+/// In front of everything instead of around single layers: a layer that is wrapped in a filter of its own can no longer
+/// be asked for the trace of a span.
+pub(crate) struct Gate(pub(crate) EnvFilter);
+
+fn is_ours(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span() && *metadata.level() <= Level::INFO
+}
+
+impl<S: Subscriber> Layer<S> for Gate {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if is_ours(metadata) { Interest::always() } else { Layer::<S>::register_callsite(&self.0, metadata) }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>, context: Context<'_, S>) -> bool {
+        is_ours(metadata) || Layer::<S>::enabled(&self.0, metadata, context)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Layer::<S>::max_level_hint(&self.0).map(|level| level.max(LevelFilter::INFO))
+    }
 }
 
 /// Writes events as JSON lines.
@@ -212,12 +239,14 @@ mod tests {
                 tracing::info_span!("request", request_id = "r-1", status = tracing::field::Empty, otel.name = "x");
             let _entered = span.enter();
             span.record("status", 201);
-            tracing::info!(duration_ms = 1.5, error.kind = "NONE", "request answered");
+            tracing::info!("nobody asked for this");
+            tracing::warn!(target: "chatty", "nor for this");
+            tracing::warn!(duration_ms = 1.5, error.kind = "NONE", "request answered");
         });
         let [line] = &lines[..] else { panic!("{lines:?}") };
         for (name, value) in [
             ("msg", "request answered"),
-            ("level", "info"),
+            ("level", "warn"),
             ("service", "fieldtrack-api"),
             ("slot", "blue"),
             ("release", "abc"),

@@ -58,6 +58,11 @@ fn parse(traceparent: &str, tracestate: Option<&str>) -> Option<SpanContext> {
     context.is_valid().then_some(context)
 }
 
+/// Names a span by what is known only at its end: a request's route is found while it runs.
+pub fn rename(span: &Span, name: String) {
+    span.context().span().update_name(name);
+}
+
 /// The present trace and the request's id, as a JSON string for the options of a job: `{"traceparent":…}`.
 /// `None` outside of any trace.
 #[must_use]

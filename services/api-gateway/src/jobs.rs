@@ -4,6 +4,7 @@ use domain::SessionId;
 use domain::Tenant;
 use domain::job::RecalculateDistance;
 use queue::{NewJob, Producer};
+use tracing::Instrument;
 
 /// Puts distance jobs on their queue, at most one waiting per session.
 ///
@@ -23,9 +24,16 @@ impl DistanceJobs {
     /// Asks for the measurement of a session, in the background: the caller's answer does not wait for Redis.
     pub fn ask(&self, tenant: Tenant, session: SessionId, request_id: &str) {
         let job = RecalculateDistance { session, organization: Some(tenant.organization()) };
-        let carrier = telemetry::traces::carrier(request_id);
+        let span = tracing::info_span!(
+            "publish",
+            otel.name = format!("publish {}", RecalculateDistance::QUEUE),
+            otel.kind = "producer",
+            messaging.system = "redis",
+            messaging.destination.name = RecalculateDistance::QUEUE,
+        );
+        let carrier = span.in_scope(|| telemetry::traces::carrier(request_id));
         let producer = self.producer.clone();
-        tokio::spawn(async move {
+        let publish = async move {
             let Ok(data) = serde_json::to_string(&job) else { return };
             let mut new = NewJob::new(RecalculateDistance::NAME, data);
             new.deduplicate(session.to_string());
@@ -34,6 +42,7 @@ impl DistanceJobs {
             if let Err(error) = producer.enqueue(new).await {
                 tracing::warn!(session.id = %session, error.message = %error, "a distance job could not be queued; the sweep will ask again");
             }
-        });
+        };
+        tokio::spawn(publish.instrument(span));
     }
 }

@@ -127,8 +127,8 @@ impl Script {
 }
 
 impl Handler for Script {
-    fn handle(&self, job: Job) -> impl Future<Output = Result<Value, JobError>> + Send {
-        async move {
+    async fn handle(&self, job: Job) -> Result<Value, JobError> {
+        {
             let before = {
                 let mut runs = self.runs.lock().unwrap();
                 let runs = runs.entry(job.id.clone()).or_default();

@@ -96,7 +96,6 @@ pub async fn observe(
     let request_id = request_id(request.headers());
     let span = tracing::info_span!(
         "request",
-        otel.name = field::Empty,
         otel.kind = "server",
         otel.status_code = field::Empty,
         request_id = &*request_id,
@@ -140,7 +139,7 @@ pub async fn observe(
     let took = started.elapsed();
     span.record("route", route.as_str());
     span.record("status", status);
-    span.record("otel.name", format!("{} {route}", http.method()).as_str());
+    telemetry::traces::rename(&span, format!("{} {route}", http.method()));
     if status >= 500 {
         span.record("otel.status_code", "ERROR");
     }

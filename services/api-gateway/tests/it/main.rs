@@ -1,5 +1,7 @@
 //! The gateway as a client meets it: over HTTP, on real PostgreSQL and Redis.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
 mod attendance;
 mod bad_input;
 mod employees;

@@ -32,6 +32,7 @@ impl Recorder {
     }
 
     /// Stores one fix; answers after its commit.
+    #[tracing::instrument(name = "record point", skip_all)]
     pub async fn record(&self, point: PointToRecord) -> ApiResult<Recorded> {
         let answer = self.gather.call(point).await.map_err(|error| ApiError::Unavailable(error.to_string()))?;
         answer.map_err(ApiError::Unavailable)
