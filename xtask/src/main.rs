@@ -22,6 +22,8 @@ macro_rules! complain {
 }
 
 mod api;
+mod bench;
+mod chaos;
 mod check;
 mod demo;
 mod down;
@@ -35,10 +37,12 @@ mod redis;
 mod replay;
 mod servers;
 mod services;
+mod stack;
 mod state;
 mod status;
 mod test;
 mod up;
+mod usage;
 mod workspace;
 
 use std::process::ExitCode;
@@ -68,6 +72,11 @@ enum Command {
     Replay(replay::Options),
     /// Run all tests against real servers
     Test(test::Options),
+    /// Measure
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Kill what can be killed under load, and count what is missing
+    Chaos(chaos::Options),
     /// Check formatting, lints and layers, as CI does
     Check,
     /// Check only which crate knows which
@@ -100,6 +109,8 @@ fn run(command: Command) -> Outcome<ExitCode> {
             Command::Status(options) => status::run(&options),
             Command::Replay(options) => replay::run(options).await,
             Command::Test(options) => test::run(&options).await,
+            Command::Bench(bench) => bench::run(bench).await,
+            Command::Chaos(options) => chaos::run(&options).await,
             Command::Check => check::run(),
             Command::Layers => layers::run(),
         }

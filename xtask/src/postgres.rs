@@ -169,12 +169,15 @@ impl Cluster {
         self.launch()
     }
 
-    /// Stops the server if it runs.
+    /// Stops the server if it runs: sessions are ended and rolled back, as any client must expect of a server.
     pub fn stop(&self) -> Outcome {
+        self.stop_in("fast")
+    }
+
+    fn stop_in(&self, mode: &str) -> Outcome {
         let Some(server) = self.server() else { return Ok(()) };
-        // Fast: sessions are ended and rolled back, as any client must expect of a server.
         let mut stop = self.as_server(&self.tools.program("pg_ctl"));
-        stop.arg("-D").arg(self.data()).args(["-m", "fast", "-w", "-t", "60", "stop"]);
+        stop.arg("-D").arg(self.data()).args(["-m", mode, "-w", "-t", "60", "stop"]);
         let _ = quiet(&mut stop);
         if !server.ended_within(Duration::from_secs(5)) {
             server.signal("QUIT");
@@ -199,6 +202,16 @@ impl Cluster {
     /// Major version of the server.
     pub fn major(&self) -> u32 {
         self.tools.major
+    }
+
+    /// One of the server's own programs.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.tools.program(name)
+    }
+
+    /// Ends the server as a crash would: no checkpoint, recovery at the next start.
+    pub fn crash(&self) -> Outcome {
+        self.stop_in("immediate")
     }
 
     /// Address for the superuser.

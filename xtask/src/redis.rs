@@ -103,6 +103,27 @@ impl Redis {
         }
     }
 
+    /// Sends one command and answers its reply as text; empty when there is none.
+    pub fn ask(&self, words: &[&str]) -> String {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        call(address, words, Duration::from_secs(5)).map(|reply| reply.to_string()).unwrap_or_default()
+    }
+
+    /// Ends the server as a crash would; `lose` also deletes what it wrote to disk.
+    pub fn kill(&self, lose: bool) -> Outcome {
+        if let Some(server) = self.server() {
+            server.signal("KILL");
+            if !server.ended_within(Duration::from_secs(10)) {
+                return Err(Failure::new(format!("Redis (process {}) does not end", server.pid)));
+            }
+        }
+        if lose {
+            let home = self.folder.join("redis");
+            fs::remove_dir_all(&home).context(format!("cannot delete {}", home.display()))?;
+        }
+        Ok(())
+    }
+
     fn wait(&self, server: &Process) -> Outcome {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         let deadline = Instant::now() + Duration::from_secs(60);

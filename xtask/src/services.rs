@@ -235,6 +235,16 @@ impl Running {
         Ok(Self { name, child, log, service: Service { bin: program.to_owned(), port, process } })
     }
 
+    /// The process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Ends it as a crash would.
+    pub async fn kill(&mut self) -> Outcome {
+        self.child.kill().await.context("cannot kill a service")
+    }
+
     /// Waits until `/health` and `/ready` answer 200, or tells why they never will.
     pub async fn ready(&mut self) -> Outcome {
         let api = Api::new(&format!("http://127.0.0.1:{}", self.service.port))?;

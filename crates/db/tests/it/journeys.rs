@@ -40,7 +40,7 @@ async fn any_way_of_uploading_a_track_gives_its_metres_to_the_bit() {
 
         // Everything at least once, some of it twice, in any order.
         let mut sent = fixes.clone();
-        sent.extend(fixes.iter().filter(|_| random.next_u64() % 4 == 0));
+        sent.extend(fixes.iter().filter(|_| random.next_u64().is_multiple_of(4)));
         if random.next_u64() % 4 > 0 {
             random.shuffle(&mut sent);
         }
@@ -49,7 +49,7 @@ async fn any_way_of_uploading_a_track_gives_its_metres_to_the_bit() {
             let (part, later) = rest.split_at((1 + random.next_u64() as usize % 100).min(rest.len()));
             rest = later;
             let now = SystemClock.now();
-            if random.next_u64() % 3 == 0 {
+            if random.next_u64().is_multiple_of(3) {
                 let points: Vec<PointToRecord> = part
                     .iter()
                     .map(|fix| PointToRecord {
@@ -65,7 +65,7 @@ async fn any_way_of_uploading_a_track_gives_its_metres_to_the_bit() {
                 record_batch_of(&db, field.tenant, field.session, field.employee, part, now).await.unwrap();
             }
             // A job may run at any moment, and be cut off before it commits.
-            if random.next_u64() % 2 == 0 {
+            if random.next_u64().is_multiple_of(2) {
                 let mut tx = db.tenant(field.tenant).await.unwrap();
                 measure(&mut tx, field.session, From::Checkpoint, i64::MAX, now).await.unwrap();
                 if random.next_u64() % 4 > 0 {
