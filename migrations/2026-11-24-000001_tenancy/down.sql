@@ -3,5 +3,5 @@ DROP TABLE employees;
 DROP TABLE users;
 DROP TYPE user_role;
 DROP TABLE organizations;
-DROP FUNCTION app.current_organization();
+DROP FUNCTION app.current_organizations();
 DROP SCHEMA app;

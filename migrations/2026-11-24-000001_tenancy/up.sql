@@ -17,14 +17,15 @@ $$;
 CREATE SCHEMA app;
 GRANT USAGE ON SCHEMA app TO fieldtrack_app, fieldtrack_system;
 
--- The organization of the present transaction, or NULL, which matches no row. A transaction-local setting reads ''
--- and not NULL once a session has used it, hence nullif. The claims are what Supabase's own tools set.
-CREATE FUNCTION app.current_organization() RETURNS uuid
+-- The organizations of the present transaction: one, but for fixes of many that are stored in one statement
+-- (app.record_points). NULL, which matches no row, when none is set: a transaction-local setting reads '' and not NULL
+-- once a session has used it, hence nullif. The claims are what Supabase's own tools set.
+CREATE FUNCTION app.current_organizations() RETURNS uuid[]
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN coalesce(
-        nullif(current_setting('app.organization_id', true), ''),
-        nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'org_id'
-    )::uuid;
+        string_to_array(nullif(current_setting('app.organization_id', true), ''), ','),
+        ARRAY[nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'org_id']
+    )::uuid[];
 
 CREATE TABLE organizations (
     id uuid PRIMARY KEY,
@@ -38,7 +39,7 @@ CREATE TABLE organizations (
 ALTER TABLE organizations ENABLE ROW LEVEL SECURITY;
 ALTER TABLE organizations FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON organizations
-    USING (id = (SELECT app.current_organization())) WITH CHECK (id = (SELECT app.current_organization()));
+    USING (id = ANY ((SELECT app.current_organizations())::uuid[])) WITH CHECK (id = ANY ((SELECT app.current_organizations())::uuid[]));
 -- `organization create` makes organizations; no request ever does.
 CREATE POLICY system_creates ON organizations FOR INSERT TO fieldtrack_system WITH CHECK (true);
 GRANT SELECT, UPDATE (employee_counter) ON organizations TO fieldtrack_app;
@@ -61,8 +62,8 @@ CREATE INDEX users_id ON users (id);
 ALTER TABLE users ENABLE ROW LEVEL SECURITY;
 ALTER TABLE users FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON users
-    USING (organization_id = (SELECT app.current_organization()))
-    WITH CHECK (organization_id = (SELECT app.current_organization()));
+    USING (organization_id = ANY ((SELECT app.current_organizations())::uuid[]))
+    WITH CHECK (organization_id = ANY ((SELECT app.current_organizations())::uuid[]));
 -- Signing in looks an address up before any organization is known; `organization create` makes the first user.
 CREATE POLICY system_signs_in ON users FOR SELECT TO fieldtrack_system USING (true);
 CREATE POLICY system_creates ON users FOR INSERT TO fieldtrack_system WITH CHECK (true);
@@ -91,8 +92,8 @@ CREATE TABLE employees (
 ALTER TABLE employees ENABLE ROW LEVEL SECURITY;
 ALTER TABLE employees FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON employees
-    USING (organization_id = (SELECT app.current_organization()))
-    WITH CHECK (organization_id = (SELECT app.current_organization()));
+    USING (organization_id = ANY ((SELECT app.current_organizations())::uuid[]))
+    WITH CHECK (organization_id = ANY ((SELECT app.current_organizations())::uuid[]));
 -- A token carries the employee of the user who signs in.
 CREATE POLICY system_signs_in ON employees FOR SELECT TO fieldtrack_system USING (true);
 GRANT SELECT, INSERT, UPDATE ON employees TO fieldtrack_app;

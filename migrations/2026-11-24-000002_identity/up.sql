@@ -15,8 +15,8 @@ CREATE TABLE user_credentials (
 ALTER TABLE user_credentials ENABLE ROW LEVEL SECURITY;
 ALTER TABLE user_credentials FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON user_credentials
-    USING (organization_id = (SELECT app.current_organization()))
-    WITH CHECK (organization_id = (SELECT app.current_organization()));
+    USING (organization_id = ANY ((SELECT app.current_organizations())::uuid[]))
+    WITH CHECK (organization_id = ANY ((SELECT app.current_organizations())::uuid[]));
 CREATE POLICY system_signs_in ON user_credentials TO fieldtrack_system USING (true) WITH CHECK (true);
 -- An administrator sets an employee's first password in the transaction that makes the employee; nobody reads it back.
 GRANT INSERT ON user_credentials TO fieldtrack_app;
@@ -44,8 +44,8 @@ CREATE INDEX refresh_tokens_user ON refresh_tokens (organization_id, user_id);
 ALTER TABLE refresh_tokens ENABLE ROW LEVEL SECURITY;
 ALTER TABLE refresh_tokens FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON refresh_tokens
-    USING (organization_id = (SELECT app.current_organization()))
-    WITH CHECK (organization_id = (SELECT app.current_organization()));
+    USING (organization_id = ANY ((SELECT app.current_organizations())::uuid[]))
+    WITH CHECK (organization_id = ANY ((SELECT app.current_organizations())::uuid[]));
 CREATE POLICY system_refreshes ON refresh_tokens TO fieldtrack_system USING (true) WITH CHECK (true);
 GRANT SELECT, INSERT, DELETE, UPDATE (used_at, revoked_at) ON refresh_tokens TO fieldtrack_system;
 

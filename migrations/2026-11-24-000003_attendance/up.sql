@@ -37,8 +37,8 @@ CREATE INDEX attendance_sessions_dirty ON attendance_sessions (dirty_since) WHER
 ALTER TABLE attendance_sessions ENABLE ROW LEVEL SECURITY;
 ALTER TABLE attendance_sessions FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON attendance_sessions
-    USING (organization_id = (SELECT app.current_organization()))
-    WITH CHECK (organization_id = (SELECT app.current_organization()));
+    USING (organization_id = ANY ((SELECT app.current_organizations())::uuid[]))
+    WITH CHECK (organization_id = ANY ((SELECT app.current_organizations())::uuid[]));
 -- The sweep asks for the measurement of sessions of all organizations; it sees that they are dirty and no more.
 CREATE POLICY system_sweeps ON attendance_sessions FOR SELECT TO fieldtrack_system USING (true);
 GRANT SELECT, INSERT, UPDATE ON attendance_sessions TO fieldtrack_app;
@@ -61,6 +61,6 @@ CREATE TABLE session_summaries (
 ALTER TABLE session_summaries ENABLE ROW LEVEL SECURITY;
 ALTER TABLE session_summaries FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON session_summaries
-    USING (organization_id = (SELECT app.current_organization()))
-    WITH CHECK (organization_id = (SELECT app.current_organization()));
+    USING (organization_id = ANY ((SELECT app.current_organizations())::uuid[]))
+    WITH CHECK (organization_id = ANY ((SELECT app.current_organizations())::uuid[]));
 GRANT SELECT, INSERT, UPDATE ON session_summaries TO fieldtrack_app;

@@ -17,8 +17,8 @@ CREATE TABLE gps_locations (
 ALTER TABLE gps_locations ENABLE ROW LEVEL SECURITY;
 ALTER TABLE gps_locations FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON gps_locations
-    USING (organization_id = (SELECT app.current_organization()))
-    WITH CHECK (organization_id = (SELECT app.current_organization()));
+    USING (organization_id = ANY ((SELECT app.current_organizations())::uuid[]))
+    WITH CHECK (organization_id = ANY ((SELECT app.current_organizations())::uuid[]));
 GRANT SELECT, INSERT ON gps_locations TO fieldtrack_app;
 
 CREATE TABLE gps_locations_default PARTITION OF gps_locations DEFAULT;
@@ -116,9 +116,35 @@ BEGIN
 END
 $$;
 
--- Single points of many sessions, gathered by the gateway into one statement and one commit. Each organization's turn
--- sets the tenant anew, so row-level security judges every row by its own organization. Sessions are locked in one
--- order everywhere, so two gatherings cannot wait for each other.
+-- Uploads of many sessions, gathered by the gateway into one statement and one commit; each is stored whole or not at
+-- all. `sizes` says how many of the points, in order, belong to which upload. The gateway orders uploads by
+-- organization and session, as app.record_points does: two gatherings never wait for each other in a circle.
+--
+-- Answers {outcome, stored} for each upload, one after the other.
+CREATE FUNCTION app.record_batches(
+    organizations uuid[], sessions uuid[], employees_of uuid[], sizes integer[], ids uuid[], times timestamptz[],
+    latitudes float8[], longitudes float8[], accuracies float8[], sequences bigint[], accepted_at timestamptz
+) RETURNS integer[]
+    LANGUAGE plpgsql AS $$
+DECLARE
+    answers integer[] := '{}';
+    first integer := 1;
+    last integer;
+BEGIN
+    FOR upload IN 1..cardinality(sessions) LOOP
+        last := first + sizes[upload] - 1;
+        answers := answers || app.record_batch(
+            organizations[upload], sessions[upload], employees_of[upload], ids[first:last], times[first:last],
+            latitudes[first:last], longitudes[first:last], accuracies[first:last], sequences[first:last], accepted_at);
+        first := last + 1;
+    END LOOP;
+    RETURN answers;
+END
+$$;
+
+-- Single points of many sessions, gathered by the gateway into one statement and one commit. Row-level security lets
+-- through the organizations of these very points; each point is joined to its session by organization, session and
+-- employee at once, so none can land in another's. Sessions are locked in one order everywhere.
 --
 -- Answers one outcome a point, in the order given. 2: stored, and the session was clean before; 1: stored; 0: the
 -- point was there already; -1 and -2 as above.
@@ -128,68 +154,60 @@ CREATE FUNCTION app.record_points(
 ) RETURNS smallint[]
     LANGUAGE plpgsql AS $$
 DECLARE
-    outcomes smallint[] := array_fill(-1::smallint, ARRAY[cardinality(ids)]);
-    tenant uuid;
-    answer record;
+    outcomes smallint[];
 BEGIN
-    FOR tenant IN SELECT DISTINCT o FROM unnest(organizations) AS o ORDER BY o LOOP
-        PERFORM set_config('app.organization_id', tenant::text, true);
-        FOR answer IN
-            WITH asked AS MATERIALIZED (
-                SELECT fix.* FROM unnest(organizations, sessions, employees_of, ids, times, latitudes, longitudes,
-                                         accuracies, sequences) WITH ORDINALITY
-                    AS fix (organization_id, session_id, employee_id, id, recorded_at, latitude, longitude, accuracy,
-                            sequence_number, place)
-                WHERE fix.organization_id = tenant
-            ), live AS MATERIALIZED (
-                SELECT s.id, s.employee_id, s.checkin_at,
-                       s.dirty_from IS NULL OR s.distance_recalculation_status = 'failed' AS clean
-                FROM attendance_sessions s
-                WHERE s.organization_id = tenant AND s.id = ANY (sessions) AND s.checkout_at IS NULL
-                ORDER BY s.id
-                FOR NO KEY UPDATE
-            ), kept AS (
-                INSERT INTO gps_locations (organization_id, session_id, recorded_at, id, employee_id, latitude,
-                                           longitude, accuracy, sequence_number)
-                SELECT tenant, asked.session_id, asked.recorded_at, asked.id, asked.employee_id, asked.latitude,
-                       asked.longitude, asked.accuracy, asked.sequence_number
-                FROM asked JOIN live ON live.id = asked.session_id AND live.employee_id = asked.employee_id
-                WHERE asked.recorded_at >= live.checkin_at
-                ORDER BY asked.place
-                ON CONFLICT DO NOTHING
-                RETURNING id, session_id, recorded_at
-            ), marked AS (
-                UPDATE attendance_sessions s
-                SET dirty_from = least(s.dirty_from, first.recorded_at),
-                    dirty_since = coalesce(s.dirty_since, accepted_at),
-                    distance_recalculation_status = 'pending', updated_at = accepted_at
-                FROM (SELECT session_id, min(recorded_at) AS recorded_at FROM kept GROUP BY session_id) AS first
-                WHERE s.organization_id = tenant AND s.id = first.session_id
-                    AND (s.dirty_from IS NULL OR first.recorded_at < s.dirty_from
-                         OR s.distance_recalculation_status = 'failed')
-                RETURNING s.id
-            ), seen AS (
-                UPDATE employees e SET last_activity_at = accepted_at
-                FROM (SELECT DISTINCT employee_id FROM live) AS moving
-                WHERE e.organization_id = tenant AND e.id = moving.employee_id
-                    AND (e.last_activity_at IS NULL OR e.last_activity_at < accepted_at - interval '1 minute')
-            )
-            SELECT asked.place,
-                   CASE
-                       WHEN live.id IS NULL THEN -1
-                       WHEN asked.recorded_at < live.checkin_at THEN -2
-                       WHEN kept.id IS NULL THEN 0
-                       WHEN live.clean AND marked.id IS NOT NULL THEN 2
-                       ELSE 1
-                   END AS outcome
-            FROM asked
-                LEFT JOIN live ON live.id = asked.session_id AND live.employee_id = asked.employee_id
-                LEFT JOIN kept ON kept.id = asked.id
-                LEFT JOIN marked ON marked.id = live.id
-        LOOP
-            outcomes[answer.place] := answer.outcome;
-        END LOOP;
-    END LOOP;
+    PERFORM set_config('app.organization_id', array_to_string(organizations, ','), true);
+    WITH asked AS MATERIALIZED (
+        SELECT * FROM unnest(organizations, sessions, employees_of, ids, times, latitudes, longitudes, accuracies,
+                             sequences) WITH ORDINALITY
+            AS fix (organization_id, session_id, employee_id, id, recorded_at, latitude, longitude, accuracy,
+                    sequence_number, place)
+    ), live AS MATERIALIZED (
+        SELECT s.organization_id, s.id, s.employee_id, s.checkin_at,
+               s.dirty_from IS NULL OR s.distance_recalculation_status = 'failed' AS clean
+        FROM attendance_sessions s
+        WHERE (s.organization_id, s.id) IN (SELECT asked.organization_id, asked.session_id FROM asked)
+            AND s.checkout_at IS NULL
+        ORDER BY s.organization_id, s.id
+        FOR NO KEY UPDATE
+    ), kept AS (
+        INSERT INTO gps_locations (organization_id, session_id, recorded_at, id, employee_id, latitude, longitude,
+                                   accuracy, sequence_number)
+        SELECT asked.organization_id, asked.session_id, asked.recorded_at, asked.id, asked.employee_id, asked.latitude,
+               asked.longitude, asked.accuracy, asked.sequence_number
+        FROM asked JOIN live ON live.organization_id = asked.organization_id AND live.id = asked.session_id
+            AND live.employee_id = asked.employee_id
+        WHERE asked.recorded_at >= live.checkin_at
+        ORDER BY asked.place
+        ON CONFLICT DO NOTHING
+        RETURNING id, organization_id, session_id, recorded_at
+    ), marked AS (
+        UPDATE attendance_sessions s
+        SET dirty_from = least(s.dirty_from, first.recorded_at), dirty_since = coalesce(s.dirty_since, accepted_at),
+            distance_recalculation_status = 'pending', updated_at = accepted_at
+        FROM (SELECT organization_id, session_id, min(recorded_at) AS recorded_at FROM kept GROUP BY 1, 2) AS first
+        WHERE s.organization_id = first.organization_id AND s.id = first.session_id
+            AND (s.dirty_from IS NULL OR first.recorded_at < s.dirty_from
+                 OR s.distance_recalculation_status = 'failed')
+    ), seen AS (
+        UPDATE employees e SET last_activity_at = accepted_at
+        FROM live
+        WHERE e.organization_id = live.organization_id AND e.id = live.employee_id
+            AND (e.last_activity_at IS NULL OR e.last_activity_at < accepted_at - interval '1 minute')
+    )
+    SELECT array_agg(
+        CASE
+            WHEN live.id IS NULL THEN -1
+            WHEN asked.recorded_at < live.checkin_at THEN -2
+            WHEN kept.id IS NULL THEN 0
+            WHEN live.clean THEN 2
+            ELSE 1
+        END::smallint ORDER BY asked.place)
+    INTO outcomes
+    FROM asked
+        LEFT JOIN live ON live.organization_id = asked.organization_id AND live.id = asked.session_id
+            AND live.employee_id = asked.employee_id
+        LEFT JOIN kept ON kept.id = asked.id;
     RETURN outcomes;
 END
 $$;

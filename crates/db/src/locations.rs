@@ -12,7 +12,7 @@ use crate::pool::{Connection, discard};
 use crate::schema::gps_locations as fixes;
 use crate::{Db, DbError, DbResult, TenantTx};
 
-use sql::{ensure_partitions, record_batch, record_points};
+use sql::{ensure_partitions, record_batches, record_points};
 
 /// The functions of the database that hold the hot path.
 mod sql {
@@ -22,12 +22,13 @@ mod sql {
 
     #[diesel::declare_sql_function]
     extern "SQL" {
-        /// One upload of one session.
-        #[sql_name = "app.record_batch"]
-        fn record_batch(
-            organization: diesel::sql_types::Uuid,
-            session: diesel::sql_types::Uuid,
-            employee: diesel::sql_types::Uuid,
+        /// Uploads of many sessions.
+        #[sql_name = "app.record_batches"]
+        fn record_batches(
+            organizations: Array<diesel::sql_types::Uuid>,
+            sessions: Array<diesel::sql_types::Uuid>,
+            employees: Array<diesel::sql_types::Uuid>,
+            sizes: Array<Integer>,
             ids: Array<diesel::sql_types::Uuid>,
             times: Array<Timestamptz>,
             latitudes: Array<Double>,
@@ -93,28 +94,43 @@ pub enum Recorded {
     BeforeSession,
 }
 
-/// Stores the fixes of one upload in one round trip: all of them, or none. Repeated ones are passed over; the first
-/// one stored stays.
+/// One upload on its way into a gathered statement.
+#[derive(Debug, Clone)]
+pub struct BatchToRecord {
+    /// Whose session.
+    pub tenant: Tenant,
+    /// Which session.
+    pub session: SessionId,
+    /// Whose.
+    pub employee: EmployeeId,
+    /// The fixes.
+    pub fixes: Vec<Fix>,
+}
+
+/// Stores uploads of any number of sessions and organizations in one statement and one commit; answers one outcome
+/// each, in order. An upload is stored whole or not at all; repeated fixes are passed over, the first one stored stays.
 ///
-/// The statement sets the tenant itself, as the first thing in its own transaction.
-#[tracing::instrument(name = "db record_batch", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
-pub async fn record_batch_of(
-    db: &Db,
-    tenant: Tenant,
-    session: SessionId,
-    employee: EmployeeId,
-    fixes: &[Fix],
-    now: DateTime<Utc>,
-) -> DbResult<Recorded> {
-    let mut columns = Columns::with_capacity(fixes.len());
-    for fix in fixes {
-        columns.push(FixId::generate(), fix);
+/// The statement sets the tenant itself, anew for each upload.
+#[tracing::instrument(name = "db record_batches", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
+pub async fn record_batches_of(db: &Db, uploads: &[BatchToRecord], now: DateTime<Utc>) -> DbResult<Vec<Recorded>> {
+    // Sessions are locked in one order everywhere, so two gathered statements never wait for each other in a circle.
+    let mut order: Vec<usize> = (0..uploads.len()).collect();
+    order.sort_by_key(|place| (uploads[*place].tenant.organization(), uploads[*place].session));
+    let mut columns = Columns::with_capacity(uploads.iter().map(|upload| upload.fixes.len()).sum());
+    let mut owners = Owners::with_capacity(uploads.len());
+    let mut sizes = Vec::with_capacity(uploads.len());
+    for upload in order.iter().map(|place| &uploads[*place]) {
+        owners.push(upload.tenant, upload.session, upload.employee);
+        sizes.push(i32::try_from(upload.fixes.len()).unwrap_or(i32::MAX));
+        for fix in &upload.fixes {
+            columns.push(FixId::generate(), fix);
+        }
     }
-    let organization = tenant.organization().uuid();
-    let answer: Vec<i32> = once_more!(db, |connection| diesel::select(record_batch(
-        organization,
-        session.uuid(),
-        employee.uuid(),
+    let answer: Vec<i32> = once_more!(db, |connection| diesel::select(record_batches(
+        &owners.organizations,
+        &owners.sessions,
+        &owners.employees,
+        &sizes,
         &columns.ids,
         &columns.times,
         &columns.latitudes,
@@ -124,12 +140,32 @@ pub async fn record_batch_of(
         now,
     ))
     .get_result(connection));
-    match answer[..] {
-        [-1, _] => Ok(Recorded::NoOpenSession),
-        [-2, _] => Ok(Recorded::BeforeSession),
-        [outcome, stored] => Ok(Recorded::Stored { inserted: stored.unsigned_abs(), measure: outcome == 1 }),
-        _ => Err(DbError::Broken("app.record_batch answered something else".to_owned())),
+    if answer.len() != 2 * uploads.len() {
+        return Err(DbError::Broken("app.record_batches answered something else".to_owned()));
     }
+    let mut outcomes = vec![Recorded::NoOpenSession; uploads.len()];
+    for (place, answer) in order.into_iter().zip(answer.chunks_exact(2)) {
+        outcomes[place] = match answer[0] {
+            -1 => Recorded::NoOpenSession,
+            -2 => Recorded::BeforeSession,
+            outcome => Recorded::Stored { inserted: answer[1].unsigned_abs(), measure: outcome == 1 },
+        };
+    }
+    Ok(outcomes)
+}
+
+/// Stores the fixes of one upload.
+pub async fn record_batch_of(
+    db: &Db,
+    tenant: Tenant,
+    session: SessionId,
+    employee: EmployeeId,
+    fixes: &[Fix],
+    now: DateTime<Utc>,
+) -> DbResult<Recorded> {
+    let upload = BatchToRecord { tenant, session, employee, fixes: fixes.to_vec() };
+    let outcomes = record_batches_of(db, std::slice::from_ref(&upload), now).await?;
+    outcomes.into_iter().next().ok_or_else(|| DbError::Broken("an upload got no answer".to_owned()))
 }
 
 /// One fix on its way into a gathered statement.
@@ -150,24 +186,19 @@ pub struct PointToRecord {
 /// Stores single fixes of any number of sessions and organizations in one statement and one commit; answers one
 /// outcome each, in order (`inserted` is 0 or 1).
 ///
-/// The statement sets the tenant anew for each organization's rows, so row-level security judges every row by its own.
+/// The statement sets the organizations of these very points itself, so row-level security lets no others through.
 #[tracing::instrument(name = "db record_points", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn record_points_of(db: &Db, points: &[PointToRecord], now: DateTime<Utc>) -> DbResult<Vec<Recorded>> {
     let mut columns = Columns::with_capacity(points.len());
-    let mut owners = [Vec::new(), Vec::new(), Vec::new()].map(|mut ids: Vec<Uuid>| {
-        ids.reserve(points.len());
-        ids
-    });
+    let mut owners = Owners::with_capacity(points.len());
     for point in points {
-        owners[0].push(point.tenant.organization().uuid());
-        owners[1].push(point.session.uuid());
-        owners[2].push(point.employee.uuid());
+        owners.push(point.tenant, point.session, point.employee);
         columns.push(point.id, &point.fix);
     }
     let outcomes: Vec<i16> = once_more!(db, |connection| diesel::select(record_points(
-        &owners[0],
-        &owners[1],
-        &owners[2],
+        &owners.organizations,
+        &owners.sessions,
+        &owners.employees,
         &columns.ids,
         &columns.times,
         &columns.latitudes,
@@ -185,6 +216,29 @@ pub async fn record_points_of(db: &Db, points: &[PointToRecord], now: DateTime<U
             kept => Recorded::Stored { inserted: u32::from(kept > 0), measure: kept == 2 },
         })
         .collect())
+}
+
+/// Whose uploads or points they are, as columns.
+struct Owners {
+    organizations: Vec<Uuid>,
+    sessions: Vec<Uuid>,
+    employees: Vec<Uuid>,
+}
+
+impl Owners {
+    fn with_capacity(rows: usize) -> Self {
+        Self {
+            organizations: Vec::with_capacity(rows),
+            sessions: Vec::with_capacity(rows),
+            employees: Vec::with_capacity(rows),
+        }
+    }
+
+    fn push(&mut self, tenant: Tenant, session: SessionId, employee: EmployeeId) {
+        self.organizations.push(tenant.organization().uuid());
+        self.sessions.push(session.uuid());
+        self.employees.push(employee.uuid());
+    }
 }
 
 /// Fixes as columns: arrays bind once, whatever their length, so the statement is prepared once.

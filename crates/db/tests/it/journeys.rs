@@ -41,7 +41,7 @@ async fn any_way_of_uploading_a_track_gives_its_metres_to_the_bit() {
         // Everything at least once, some of it twice, in any order.
         let mut sent = fixes.clone();
         sent.extend(fixes.iter().filter(|_| random.next_u64().is_multiple_of(4)));
-        if random.next_u64() % 4 > 0 {
+        if !random.next_u64().is_multiple_of(4) {
             random.shuffle(&mut sent);
         }
         let mut rest = &sent[..];
@@ -68,7 +68,7 @@ async fn any_way_of_uploading_a_track_gives_its_metres_to_the_bit() {
             if random.next_u64().is_multiple_of(2) {
                 let mut tx = db.tenant(field.tenant).await.unwrap();
                 measure(&mut tx, field.session, From::Checkpoint, i64::MAX, now).await.unwrap();
-                if random.next_u64() % 4 > 0 {
+                if !random.next_u64().is_multiple_of(4) {
                     tx.commit().await.unwrap();
                 }
             }

@@ -2,7 +2,7 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::{Method, StatusCode};
-use db::locations::{Recorded, record_batch_of};
+use db::locations::{BatchToRecord, Recorded};
 use domain::SessionId;
 use domain::location::Fix;
 use garde::Validate;
@@ -29,16 +29,15 @@ impl Endpoint for RecordBatch {
     async fn handle(call: Call<Batch>) -> ApiResult<HttpResponse> {
         let caller = call.caller()?;
         let (tenant, employee) = (caller.tenant(), caller.working_employee()?);
-        let Batch { session, fixes } = &call.input;
-        let now = call.state.clock.now();
+        let Batch { session, fixes } = call.input;
         let metrics = &call.state.metrics;
         let sent = fixes.len() as u64;
-        match record_batch_of(&call.state.db, tenant, *session, employee, fixes, now).await? {
+        match call.state.recorder.record_batch(BatchToRecord { tenant, session, employee, fixes }).await? {
             Recorded::Stored { inserted, measure } => {
                 metrics.locations_inserted.inc_by(u64::from(inserted));
                 metrics.locations_duplicate.inc_by(sent - u64::from(inserted));
                 if measure {
-                    call.state.jobs.ask(tenant, *session, &call.request_id);
+                    call.state.jobs.ask(tenant, session, &call.request_id);
                 }
                 Ok(reply::json(StatusCode::CREATED, &Receipt { success: true, inserted }))
             }
