@@ -156,7 +156,7 @@ CREATE FUNCTION app.record_points(
 DECLARE
     outcomes smallint[];
 BEGIN
-    PERFORM set_config('app.organization_id', array_to_string(organizations, ','), true);
+    PERFORM set_config('app.organization_id', array_to_string(ARRAY(SELECT DISTINCT unnest(organizations)), ','), true);
     WITH asked AS MATERIALIZED (
         SELECT * FROM unnest(organizations, sessions, employees_of, ids, times, latitudes, longitudes, accuracies,
                              sequences) WITH ORDINALITY

@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use crate::{
     failure::{Context, Failure, Outcome},
@@ -104,12 +105,14 @@ async fn measure_all(stack: &mut Stack, options: &Options) -> Outcome<(String, b
         say!("round {} of {}", round + 1, options.rounds);
         for clients in [4, 8] {
             let name = if clients == 4 { "pgbench, 4 clients" } else { "pgbench, 8 clients" };
+            settle(stack)?;
             let sample = ceiling(stack, postgres, clients, options.seconds)?;
             say!("  {name:<42} {:>9.0} points/s", sample.points_s);
             samples.entry(name).or_default().push(sample);
         }
         for (name, connections) in [("batches of 100, 16 connections", 16), ("batches of 100, 32 connections", 32)] {
             let load = Load { points: BATCH, connections, seconds: options.seconds };
+            settle(stack)?;
             let (sample, points) = load.run(stack.port(), &people, pid(&gateway)?, postgres, redis).await?;
             sent_points += points;
             say!("  {name:<42} {:>9.0} points/s", sample.points_s);
@@ -117,6 +120,7 @@ async fn measure_all(stack: &mut Stack, options: &Options) -> Outcome<(String, b
         }
         for (name, connections) in [("single, 32 connections", 32), ("single, 256 connections", 256)] {
             let load = Load { points: 1, connections, seconds: options.seconds };
+            settle(stack)?;
             let (sample, points) = load.run(stack.port(), &people, pid(&gateway)?, postgres, redis).await?;
             sent_points += points;
             say!("  {name:<42} {:>9.0} requests/s", sample.requests_s);
@@ -129,6 +133,7 @@ async fn measure_all(stack: &mut Stack, options: &Options) -> Outcome<(String, b
             [("single, a commit each, 32 connections", 32), ("single, a commit each, 256 connections", 256)]
         {
             let load = Load { points: 1, connections, seconds: options.seconds };
+            settle(stack)?;
             let (sample, points) = load.run(stack.port(), &people, pid(&single)?, postgres, redis).await?;
             sent_points += points;
             say!("  {name:<42} {:>9.0} requests/s", sample.requests_s);
@@ -222,6 +227,14 @@ fn report(
     (text, aims.iter().all(|(_, met)| *met))
 }
 
+/// Every measurement begins with the debts of the one before paid: vacuum and checkpoint would otherwise run in it.
+fn settle(stack: &Stack) -> Outcome {
+    for statement in ["VACUUM ANALYZE gps_locations", "VACUUM ANALYZE attendance_sessions", "CHECKPOINT"] {
+        stack.cluster.sql("fieldtrack", statement)?;
+    }
+    Ok(())
+}
+
 fn pid(running: &Running) -> Outcome<u32> {
     running.pid().ok_or_else(|| Failure::new("a service has ended"))
 }
@@ -239,28 +252,32 @@ fn redis_pid(stack: &Stack) -> Outcome<u32> {
 }
 
 /// The same batches, without HTTP, tokens, row-level security, validation or jobs: as the superuser, by pgbench, into
-/// the same table.
+/// the same table. Each client has sessions of its own, 64 in all with 8 clients, as the people of the gateway have.
 fn ceiling(stack: &Stack, postgres: u32, clients: u32, seconds: u64) -> Outcome<Sample> {
-    let mut script = String::from(
-        "INSERT INTO gps_locations (organization_id, session_id, recorded_at, id, employee_id, latitude, longitude, \
-         accuracy) VALUES ",
-    );
-    for row in 0..BATCH {
-        let _ = write!(
-            script,
-            "{}('01890000-0000-7000-8000-000000000001', ('01890000-0000-7000-9000-00000000000' || :client_id)::uuid, \
-             statement_timestamp() + interval '{row} us', '01890000-0000-7000-a000-000000000{row:03}', \
-             '01890000-0000-7000-b000-000000000001', 45.{row:06}, 13.{row:06}, 7)",
-            if row == 0 { "" } else { ", " },
-        );
-    }
-    script.push_str(" ON CONFLICT DO NOTHING;\n");
+    let script = "\\set session :client_id * 8 + random(10, 17)
+        INSERT INTO gps_locations (organization_id, session_id, recorded_at, id, employee_id, latitude, longitude, accuracy)
+        SELECT '01890000-0000-7000-8000-000000000001', ('01890000-0000-7000-9000-0000000000' || :session)::uuid,
+               statement_timestamp() + after * interval '1 us', id, '01890000-0000-7000-b000-000000000001',
+               latitude, longitude, accuracy
+        FROM unnest(:ids::uuid[], :after::float8[], :latitudes::float8[], :longitudes::float8[], :accuracies::float8[])
+            AS fix (id, after, latitude, longitude, accuracy)
+        ON CONFLICT DO NOTHING;
+    ";
+    let array = |item: fn(usize) -> String| (0..BATCH).map(item).collect::<Vec<_>>().join(",");
+    let columns = [
+        ("ids", array(|row| format!("01890000-0000-7000-a000-000000000{row:03}"))),
+        ("after", array(|row| row.to_string())),
+        ("latitudes", array(|row| format!("45.{row:06}"))),
+        ("longitudes", array(|row| format!("13.{row:06}"))),
+        ("accuracies", array(|_| "7".to_owned())),
+    ];
     let file = stack.folder.join("ceiling.sql");
     fs::write(&file, script).context("cannot write the script of the ceiling")?;
     let cpu = usage::family_cpu_s(postgres);
     let begun = Instant::now();
     let output = Command::new(stack.cluster.program("pgbench"))
         .args(["-n", "-M", "prepared", "-c", &clients.to_string(), "-j", "2", "-T", &seconds.to_string()])
+        .args(columns.iter().flat_map(|(name, items)| ["-D".to_owned(), format!("{name}={{{items}}}")]))
         .arg("-f")
         .arg(&file)
         .arg(stack.cluster.superuser_url("fieldtrack"))
@@ -331,18 +348,26 @@ impl Load {
         ];
         let begun = Instant::now();
         let until = begun + Duration::from_secs(self.seconds);
-        let tasks: Vec<_> = (0..self.connections)
-            .map(|number| {
-                let (lanes, points) = (Arc::clone(lanes), self.points);
-                tokio::spawn(async move { send(port, &lanes[number], points, until).await })
+        let (lanes, points, connections) = (Arc::clone(lanes), self.points, self.connections);
+        // One thread: the load generator shares the machine with what it measures, so it has to be light.
+        let sending = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+            runtime.block_on(async {
+                let mut senders = JoinSet::new();
+                for number in 0..connections {
+                    let lanes = Arc::clone(&lanes);
+                    senders.spawn(async move { send(port, &lanes[number], points, until).await });
+                }
+                let (mut latencies, mut stored) = (Vec::new(), 0);
+                while let Some(ended) = senders.join_next().await {
+                    let (own, kept) = ended.context("a connection ended badly")??;
+                    latencies.extend(own);
+                    stored += kept;
+                }
+                Outcome::Ok((latencies, stored))
             })
-            .collect();
-        let (mut latencies, mut stored) = (Vec::new(), 0);
-        for task in tasks {
-            let (own, kept) = task.await.context("a connection ended badly")??;
-            latencies.extend(own);
-            stored += kept;
-        }
+        });
+        let (mut latencies, stored) = sending.await.context("the load generator ended badly")??;
         let elapsed = begun.elapsed().as_secs_f64();
         let after = [
             usage::cpu_s(gateway),
@@ -378,18 +403,19 @@ async fn send(port: u16, lane: &Lane, points: usize, until: Instant) -> Outcome<
     let mut latencies = Vec::new();
     let mut stored = 0;
     let mut buffer = vec![0; 16_384];
-    let (mut body, mut request) = (String::new(), String::new());
+    let mut body = String::new();
+    let mut request = format!(
+        "POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+         Content-Length: ",
+        lane.token
+    );
+    let head = request.len();
     while Instant::now() < until {
         write_body(&mut body, lane, points);
-        request.clear();
+        request.truncate(head);
         // Writing to a string does not fail.
-        let _ = write!(
-            request,
-            "POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            lane.token,
-            body.len()
-        );
+        let _ = write!(request, "{}\r\n\r\n", body.len());
+        request.push_str(&body);
         let begun = Instant::now();
         stream.write_all(request.as_bytes()).await.context("cannot send")?;
         let mut filled = 0;
@@ -411,43 +437,60 @@ async fn send(port: u16, lane: &Lane, points: usize, until: Instant) -> Outcome<
 
 fn write_body(body: &mut String, lane: &Lane, points: usize) {
     let first = lane.next_us.fetch_add(i64::try_from(points).unwrap_or(1), Ordering::Relaxed);
-    let second = DateTime::<Utc>::from_timestamp(first.div_euclid(1_000_000), 0).unwrap_or_default();
-    let mut text = second.format("%Y-%m-%dT%H:%M:%S").to_string();
-    let mut shown = first.div_euclid(1_000_000);
+    let mut second = i64::MIN;
+    let mut text = String::new();
     body.clear();
     if points > 1 {
-        let _ = write!(body, "{{\"session_id\":\"{}\",\"points\":[", lane.session);
+        body.push_str("{\"session_id\":\"");
+        body.push_str(&lane.session);
+        body.push_str("\",\"points\":[");
     }
     for number in 0..points {
         let at = first + i64::try_from(number).unwrap_or(0);
-        if at.div_euclid(1_000_000) != shown {
-            shown = at.div_euclid(1_000_000);
+        if at.div_euclid(1_000_000) != second {
+            second = at.div_euclid(1_000_000);
             text =
-                DateTime::<Utc>::from_timestamp(shown, 0).unwrap_or_default().format("%Y-%m-%dT%H:%M:%S").to_string();
+                DateTime::<Utc>::from_timestamp(second, 0).unwrap_or_default().format("%Y-%m-%dT%H:%M:%S").to_string();
         }
-        let own = if points == 1 { format!("\"session_id\":\"{}\",", lane.session) } else { String::new() };
-        let _ = write!(
-            body,
-            "{}{{{own}\"latitude\":45.{:06},\"longitude\":13.{:06},\"accuracy\":5,\"recorded_at\":\"{text}.{:06}Z\"}}",
-            if number == 0 { "" } else { "," },
-            at.rem_euclid(1_000_000),
-            (at * 7).rem_euclid(1_000_000),
-            at.rem_euclid(1_000_000),
-        );
+        body.push_str(if number == 0 { "{" } else { ",{" });
+        if points == 1 {
+            body.push_str("\"session_id\":\"");
+            body.push_str(&lane.session);
+            body.push_str("\",");
+        }
+        body.push_str("\"latitude\":45.");
+        six_digits(body, at);
+        body.push_str(",\"longitude\":13.");
+        six_digits(body, at * 7);
+        body.push_str(",\"accuracy\":5,\"recorded_at\":\"");
+        body.push_str(&text);
+        body.push('.');
+        six_digits(body, at);
+        body.push_str("Z\"}");
     }
     if points > 1 {
         body.push_str("]}");
     }
 }
 
+/// The last six digits of a number that is not negative.
+fn six_digits(text: &mut String, number: i64) {
+    let mut rest = u32::try_from(number.rem_euclid(1_000_000)).unwrap_or(0);
+    let mut digits = [b'0'; 6];
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
+    }
+    text.push_str(str::from_utf8(&digits).unwrap_or_default());
+}
+
 /// How many points an answer says are new; `None` while it is not complete, an error for any other answer than 201.
 fn answer(bytes: &[u8]) -> Outcome<Option<u64>> {
-    let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
-    let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+    let text = str::from_utf8(bytes).context("the gateway answered no text")?;
+    let Some((head, rest)) = text.split_once("\r\n\r\n") else { return Ok(None) };
     let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
-    let Some(body) = bytes.get(end + 4..end + 4 + length.unwrap_or(0)) else { return Ok(None) };
-    let body = String::from_utf8_lossy(body);
-    if !head.starts_with("http/1.1 201") {
+    let Some(body) = rest.get(..length.unwrap_or(0)) else { return Ok(None) };
+    if !head.starts_with("HTTP/1.1 201") {
         return Err(Failure::new(format!("the gateway answered {head}\n{body}")));
     }
     let inserted = body.split_once("\"inserted\":").and_then(|(_, rest)| rest.trim_end_matches('}').parse().ok());

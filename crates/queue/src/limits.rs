@@ -7,18 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use gather::Gather;
+use gather::{Gather, Pace};
 
 use crate::connection::Redis;
 use crate::error::QueueError;
 use crate::now_ms;
 use crate::scripts::LIMITS;
 
-/// Requests a script charges at most.
-const MOST: usize = 256;
-
-/// Script calls under way at once.
-const IN_FLIGHT: usize = 2;
+/// A call costs as much as ten requests do, so a further one has to carry many.
+const PACE: Pace = Pace { most: 256, in_flight: 2, worthwhile: 8 };
 
 /// How long Redis is taken for away after it did not answer: not every request shall wait to find out.
 const AWAY: Duration = Duration::from_secs(1);
@@ -79,7 +76,7 @@ impl Limits {
     #[must_use]
     pub fn start(redis: Redis) -> Self {
         let asked = redis.clone();
-        let gather = Gather::start(MOST, IN_FLIGHT, move |requests: Vec<Request>| {
+        let gather = Gather::start(PACE, move |requests: Vec<Request>| {
             let redis = asked.clone();
             async move {
                 let count = requests.len();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gather::Gather;
+use gather::{Gather, Pace};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -11,11 +11,8 @@ use crate::error::QueueError;
 use crate::scripts::ENQUEUE;
 use crate::{base, now_ms};
 
-/// Jobs a script adds at most, so that it never holds Redis for long.
-const MOST: usize = 200;
-
-/// Script calls under way at once: whatever arrives meanwhile shares the next.
-const IN_FLIGHT: usize = 2;
+/// A script never holds Redis for long; whatever arrives while two are under way shares the next.
+const PACE: Pace = Pace { most: 200, in_flight: 2, worthwhile: 1 };
 
 /// Attempts of our own jobs.
 const ATTEMPTS: u32 = 5;
@@ -134,7 +131,7 @@ impl Producer {
     #[must_use]
     pub fn bounded(redis: Redis, queue: &str, most: u64) -> Self {
         let queue = queue.to_owned();
-        let gather = Gather::start(MOST, IN_FLIGHT, move |jobs: Vec<NewJob>| {
+        let gather = Gather::start(PACE, move |jobs: Vec<NewJob>| {
             let (redis, queue) = (redis.clone(), queue.clone());
             async move {
                 let count = jobs.len();

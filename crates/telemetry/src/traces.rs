@@ -122,7 +122,12 @@ impl Exporting {
                 KeyValue::new("slot", settings.slot),
             ])
             .build();
-        let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.trace_sample_ratio)));
+        // What nobody will be sent need not be recorded.
+        let root = match settings.tempo_endpoint {
+            Some(_) => Sampler::TraceIdRatioBased(settings.trace_sample_ratio),
+            None => Sampler::AlwaysOff,
+        };
+        let sampler = Sampler::ParentBased(Box::new(root));
         let dropped = Arc::new(AtomicU64::new(0));
         let mut provider = SdkTracerProvider::builder().with_resource(resource).with_sampler(sampler);
         if let Some(endpoint) = &settings.tempo_endpoint {

@@ -7,28 +7,41 @@
 
 local now = tonumber(ARGV[1])
 local answers, at, key = {}, 2, 1
+-- Many requests of one call share an organization's budget, so it is read once and written once.
+local windows = {}
+
+local function window_of(name, length)
+  local window = windows[name]
+  if not window then
+    local turn = math.floor(now / length)
+    local counts = redis.call('MGET', name .. ':' .. turn, name .. ':' .. (turn - 1))
+    -- Two fixed windows, the older one weighted by how much of it still counts.
+    local left = length - now % length
+    window = {
+      key = name .. ':' .. turn, length = length, left = left, new = not counts[1], added = 0,
+      used = tonumber(counts[1] or 0) + tonumber(counts[2] or 0) * left / length,
+    }
+    windows[name] = window
+  end
+  return window
+end
+
 while at <= #ARGV do
   local charges = tonumber(ARGV[at])
   at = at + 1
   local open = true
   for _ = 1, charges do
-    local name, budget, window, kind = KEYS[key], tonumber(ARGV[at]), tonumber(ARGV[at + 1]), ARGV[at + 2]
+    local name, budget, length, kind = KEYS[key], tonumber(ARGV[at]), tonumber(ARGV[at + 1]), ARGV[at + 2]
     key, at = key + 1, at + 3
     if not open then
       answers[#answers + 1] = {1, budget, 0}
     elseif kind == 'sliding' then
-      -- Two fixed windows, the older one weighted by how much of it still counts.
-      local turn = math.floor(now / window)
-      local passed = now % window
-      local current = tonumber(redis.call('GET', name .. ':' .. turn) or 0)
-      local before = tonumber(redis.call('GET', name .. ':' .. (turn - 1)) or 0)
-      local used = current + before * (window - passed) / window
-      open = used + 1 <= budget
+      local window = window_of(name, length)
+      open = window.used + 1 <= budget
       if open then
-        if redis.call('INCR', name .. ':' .. turn) == 1 then redis.call('PEXPIRE', name .. ':' .. turn, 2 * window) end
-        used = used + 1
+        window.used, window.added = window.used + 1, window.added + 1
       end
-      answers[#answers + 1] = {open and 1 or 0, math.max(math.floor(budget - used), 0), window - passed}
+      answers[#answers + 1] = {open and 1 or 0, math.max(math.floor(budget - window.used), 0), window.left}
     elseif kind == 'peek' then
       local used = tonumber(redis.call('GET', name) or 0)
       open = used < budget
@@ -36,14 +49,20 @@ while at <= #ARGV do
     else
       -- The window begins with the first request.
       local used = redis.call('INCR', name)
-      local left = redis.call('PTTL', name)
+      local left = used > 1 and redis.call('PTTL', name) or -1
       if left < 0 then
-        redis.call('PEXPIRE', name, window)
-        left = window
+        redis.call('PEXPIRE', name, length)
+        left = length
       end
       open = used <= budget
       answers[#answers + 1] = {open and 1 or 0, math.max(budget - used, 0), left}
     end
+  end
+end
+for _, window in pairs(windows) do
+  if window.added > 0 then
+    redis.call('INCRBY', window.key, window.added)
+    if window.new then redis.call('PEXPIRE', window.key, 2 * window.length) end
   end
 end
 return answers

@@ -9,15 +9,12 @@ use std::sync::Arc;
 use db::locations::{BatchToRecord, PointToRecord, Recorded, record_batches_of, record_points_of};
 use db::{Db, DbError, DbResult};
 use domain::Clock;
-use gather::Gather;
+use gather::{Gather, Pace};
 
 use crate::error::{ApiError, ApiResult};
 
-/// Uploads in one statement at most.
-const UPLOADS: usize = 16;
-
-/// Statements of each kind under way at once. More would make each smaller and all of them slower.
-const IN_FLIGHT: usize = 2;
+/// Uploads: while one statement waits for the disk, others can work.
+const UPLOADS: Pace = Pace { most: 16, in_flight: 3, worthwhile: 1 };
 
 /// What became of each, or why it could not be stored.
 type Answer = Result<Recorded, String>;
@@ -34,14 +31,18 @@ impl Recorder {
     /// statement and a commit of its own, and only the pool of connections bounds how many are under way.
     #[must_use]
     pub fn start(db: Db, clock: Arc<dyn Clock>, points: usize) -> Self {
-        let in_flight = if points == 1 { usize::MAX >> 3 } else { IN_FLIGHT };
+        let pace = match points {
+            1 => Pace { most: 1, in_flight: usize::MAX, worthwhile: 1 },
+            // A statement costs as much as fifteen fixes, so a further one has to carry many.
+            most => Pace { most, in_flight: 2, worthwhile: 16 },
+        };
         let (its_db, its_clock) = (db.clone(), Arc::clone(&clock));
         Self {
-            points: Gather::start(points, in_flight, move |points: Vec<PointToRecord>| {
+            points: Gather::start(pace, move |points: Vec<PointToRecord>| {
                 let (db, clock) = (its_db.clone(), Arc::clone(&its_clock));
                 async move { all_or_each(&points, |some| record_points_of(&db, some, clock.now())).await }
             }),
-            uploads: Gather::start(UPLOADS, IN_FLIGHT, move |uploads: Vec<BatchToRecord>| {
+            uploads: Gather::start(UPLOADS, move |uploads: Vec<BatchToRecord>| {
                 let (db, clock) = (db.clone(), Arc::clone(&clock));
                 async move { all_or_each(&uploads, |some| record_batches_of(&db, some, clock.now())).await }
             }),
