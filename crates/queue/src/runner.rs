@@ -24,7 +24,7 @@ use uuid::Uuid;
 use crate::admin::worker_name;
 use crate::connection::Redis;
 use crate::error::QueueError;
-use crate::scripts::{BEAT, STEP, TICK};
+use crate::scripts::{BEAT, LEAVE, STEP, TICK};
 use crate::{base, now_ms};
 
 /// How long a blocking read waits before it looks whether it is still wanted.
@@ -466,16 +466,12 @@ impl Runner {
         }
     }
 
-    /// Takes the consumer's name away, unless tickets are still in it: then they must be found there.
+    /// Gives back tickets that were never used, and takes the consumer's name away unless jobs of it still count as
+    /// running.
     async fn leave(&self, consumer: &str) {
-        let stream = format!("{}x:stream", base(&self.queue));
-        let script = redis::Script::new(
-            "local held = redis.pcall('XPENDING', KEYS[1], 'workers', '-', '+', 1, ARGV[1]) \
-             if not held.err and #held == 0 then redis.pcall('XGROUP', 'DELCONSUMER', KEYS[1], 'workers', ARGV[1]) end",
-        );
-        // Whoever sweeps next does it, if this does not succeed.
+        // Whoever ticks or sweeps next does it, if this does not succeed.
         let _: Result<Ignored, RedisError> =
-            script.key(stream).arg(consumer).invoke_async(&mut self.redis.shared()).await;
+            LEAVE.prepare_invoke().key(base(&self.queue)).arg(consumer).invoke_async(&mut self.redis.shared()).await;
     }
 }
 

@@ -18,6 +18,7 @@ script!(ENQUEUE, "lua/enqueue.lua", "Adds jobs.");
 script!(STEP, "lua/step.lua", "Ends jobs and takes the next ones.");
 script!(TICK, "lua/tick.lua", "Keeps the queue in order.");
 script!(BEAT, "lua/beat.lua", "Says that jobs still run.");
+script!(LEAVE, "lua/leave.lua", "Gives back what a stopping worker did not use.");
 
 /// Charges budgets; knows no queue.
 pub(crate) static LIMITS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/limits.lua")));

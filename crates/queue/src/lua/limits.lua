@@ -7,20 +7,36 @@
 
 local now = tonumber(ARGV[1])
 local answers, at, key = {}, 2, 1
--- Many requests of one call share an organization's budget, so it is read once and written once.
+-- Many requests of one call share a budget, an organization's above all, so it is read once and written once.
 local windows = {}
 
-local function window_of(name, length)
+-- Two fixed windows, the older one weighted by how much of it still counts.
+local function sliding(name, length)
+  local turn = math.floor(now / length)
+  local counts = redis.call('MGET', name .. ':' .. turn, name .. ':' .. (turn - 1))
+  local left = length - now % length
+  return {
+    key = name .. ':' .. turn, left = left, added = 0, expires_in = not counts[1] and 2 * length,
+    used = tonumber(counts[1] or 0) + tonumber(counts[2] or 0) * left / length,
+  }
+end
+
+-- A window that begins with the first request, which is counted here and now: one command less.
+local function fixed(name, length, kind)
+  local used = kind == 'peek' and tonumber(redis.call('GET', name) or 0) or redis.call('INCR', name)
+  local left = redis.call('PTTL', name)
+  if kind == 'peek' then return {key = name, left = math.max(left, 0), added = 0, used = used} end
+  if left < 0 then
+    redis.call('PEXPIRE', name, length)
+    left = length
+  end
+  return {key = name, left = left, added = -1, used = used - 1}
+end
+
+local function window_of(name, length, kind)
   local window = windows[name]
   if not window then
-    local turn = math.floor(now / length)
-    local counts = redis.call('MGET', name .. ':' .. turn, name .. ':' .. (turn - 1))
-    -- Two fixed windows, the older one weighted by how much of it still counts.
-    local left = length - now % length
-    window = {
-      key = name .. ':' .. turn, length = length, left = left, new = not counts[1], added = 0,
-      used = tonumber(counts[1] or 0) + tonumber(counts[2] or 0) * left / length,
-    }
+    window = kind == 'sliding' and sliding(name, length) or fixed(name, length, kind)
     windows[name] = window
   end
   return window
@@ -35,34 +51,21 @@ while at <= #ARGV do
     key, at = key + 1, at + 3
     if not open then
       answers[#answers + 1] = {1, budget, 0}
-    elseif kind == 'sliding' then
-      local window = window_of(name, length)
+    else
+      local window = window_of(name, length, kind)
       open = window.used + 1 <= budget
-      if open then
+      -- Of a fixed window, refused requests count too; looking counts nothing.
+      if kind == 'fixed' or (kind == 'sliding' and open) then
         window.used, window.added = window.used + 1, window.added + 1
       end
       answers[#answers + 1] = {open and 1 or 0, math.max(math.floor(budget - window.used), 0), window.left}
-    elseif kind == 'peek' then
-      local used = tonumber(redis.call('GET', name) or 0)
-      open = used < budget
-      answers[#answers + 1] = {open and 1 or 0, math.max(budget - used, 0), math.max(redis.call('PTTL', name), 0)}
-    else
-      -- The window begins with the first request.
-      local used = redis.call('INCR', name)
-      local left = used > 1 and redis.call('PTTL', name) or -1
-      if left < 0 then
-        redis.call('PEXPIRE', name, length)
-        left = length
-      end
-      open = used <= budget
-      answers[#answers + 1] = {open and 1 or 0, math.max(budget - used, 0), left}
     end
   end
 end
 for _, window in pairs(windows) do
   if window.added > 0 then
     redis.call('INCRBY', window.key, window.added)
-    if window.new then redis.call('PEXPIRE', window.key, 2 * window.length) end
+    if window.expires_in then redis.call('PEXPIRE', window.key, window.expires_in) end
   end
 end
 return answers
