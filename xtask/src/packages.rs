@@ -54,7 +54,7 @@ fn missing(postgres: bool, redis: bool) -> Vec<&'static str> {
 fn advice(missing: &[&str]) -> Failure {
     Failure::new(format!(
         "missing on this machine: {list}. Install PostgreSQL 15 or newer and Redis 7 or newer, on Debian and Ubuntu \
-         with `sudo apt-get install {list}`, and run this again. Or let containers do it: `docker compose up`. Or name \
+         with `sudo apt-get install {list}`, and run this again. Or name \
          servers of your own with DATABASE_URL, SYSTEM_DATABASE_URL, MIGRATION_DATABASE_URL and REDIS_URL.",
         list = missing.join(" ")
     ))

@@ -1,0 +1,7 @@
+//! The worker on a real database and a real Redis.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+mod bad_jobs;
+mod pages;
+mod support;

@@ -1,0 +1,101 @@
+//! A worker of a test's own.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::TimeDelta;
+use db::Db;
+use distance_worker::config::Config;
+use distance_worker::startup::Worker;
+use domain::{Clock, EmployeeId, SessionId, SystemClock, Tenant};
+use queue::{Enqueued, NewJob, Producer, Redis, RedisConfig};
+use settings::Settings;
+use testkit::database::{TestDatabase, tenant};
+use testkit::redis::{RedisServer, free_port};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+pub struct TestWorker {
+    pub db: Db,
+    pub redis: RedisServer,
+    pub producer: Producer,
+    pub port: u16,
+    stop: watch::Sender<bool>,
+    running: JoinHandle<()>,
+}
+
+impl TestWorker {
+    pub async fn start(settings: &[(&str, &str)]) -> Self {
+        let database = TestDatabase::create().await;
+        let redis = RedisServer::start().unwrap();
+        let port = free_port().unwrap();
+        let mut variables: Vec<(String, String)> = [
+            ("APP_ENV", "test"),
+            ("DATABASE_URL", &*database.app_url()),
+            ("SYSTEM_DATABASE_URL", &database.system_url()),
+            ("REDIS_URL", &redis.url()),
+            ("WORKER_PORT", &port.to_string()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+        variables.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let config = Config::read(Settings::from_variables(variables)).unwrap();
+        let registry = telemetry::metrics::Registry::new();
+        let worker = Worker::build(config, registry, Arc::new(SystemClock)).await.unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let running = tokio::spawn(worker.run(stopped));
+        let client = Redis::open(&RedisConfig::new(redis.url().into())).unwrap();
+        let producer = Producer::start(client, "distance-engine");
+        Self { db: database.open(), redis, producer, port, stop, running }
+    }
+
+    pub async fn stop(self) {
+        self.stop.send(true).unwrap();
+        self.running.await.unwrap();
+    }
+
+    /// An organization with somebody at work for an hour.
+    pub async fn session(&self) -> (Tenant, SessionId) {
+        let organization = Uuid::now_v7();
+        let mut tx = self.db.system().await.unwrap();
+        let slug = format!("o{}", organization.simple());
+        db::organizations::create(&mut tx, organization.into(), "Field Services", &slug).await.unwrap();
+        tx.commit().await.unwrap();
+        let (tenant, employee, session) = (tenant(organization), EmployeeId::generate(), SessionId::generate());
+        let checkin_at = SystemClock.now() - TimeDelta::hours(1);
+        let mut tx = self.db.tenant(tenant).await.unwrap();
+        let new = db::employees::NewEmployee {
+            id: employee,
+            user: None,
+            name: "Asha".into(),
+            employee_code: None,
+            phone: None,
+        };
+        db::employees::create(&mut tx, new, checkin_at).await.unwrap();
+        db::attendance::open(&mut tx, session, employee, checkin_at).await.unwrap();
+        tx.commit().await.unwrap();
+        (tenant, session)
+    }
+
+    pub async fn enqueue(&self, name: &str, data: &str) -> String {
+        match self.producer.enqueue(NewJob::new(name, data.to_owned())).await.unwrap() {
+            Enqueued::Added(id) => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn field(&self, job: &str, field: &str) -> String {
+        self.redis.call(&["HGET", &format!("bull:distance-engine:{job}"), field]).unwrap().to_string()
+    }
+
+    /// Waits until a job has ended; answers the field that says how.
+    pub async fn ended(&self, job: &str, field: &str) -> String {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.field(job, "finishedOn").is_empty() {
+            assert!(Instant::now() < deadline, "job {job} has not ended within 30 s");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.field(job, field)
+    }
+}
