@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -11,9 +11,20 @@ use crate::{
     postgres::Tools,
 };
 
-/// Makes sure that PostgreSQL and Redis are installed, as far as each is wanted.
-pub fn ensure(postgres: bool, redis: bool) -> Outcome {
-    let missing = missing(postgres, redis);
+/// What has to be there.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// PostgreSQL's server.
+    pub postgres: bool,
+    /// Redis's server.
+    pub redis: bool,
+    /// Node.js and npm: the tests run unmodified clients of other languages.
+    pub node: bool,
+}
+
+/// Makes sure that whatever is wanted is installed.
+pub fn ensure(wanted: Wanted) -> Outcome {
+    let missing = missing(wanted);
     if missing.is_empty() {
         return Ok(());
     }
@@ -24,7 +35,7 @@ pub fn ensure(postgres: bool, redis: bool) -> Outcome {
         apt.update();
         apt.install(&missing);
     }
-    let still = self::missing(postgres, redis);
+    let still = self::missing(wanted);
     if still.is_empty() { Ok(()) } else { Err(advice(&still)) }
 }
 
@@ -40,13 +51,34 @@ pub fn is_root() -> bool {
     id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
 
-fn missing(postgres: bool, redis: bool) -> Vec<&'static str> {
+/// Installs the npm packages of a folder as its lock file names them, unless they are there.
+pub fn npm_ci(folder: &Path) -> Outcome {
+    let changed = |file: &str| fs::metadata(folder.join(file)).and_then(|about| about.modified()).ok();
+    if changed("node_modules/.package-lock.json") >= changed("package-lock.json") {
+        return Ok(());
+    }
+    say!("installing     npm packages of {}", folder.display());
+    let mut command = Command::new("npm");
+    let status = command.args(["ci", "--loglevel=error"]).current_dir(folder).stdin(Stdio::null()).status();
+    match status.context("cannot run npm")?.success() {
+        true => Ok(()),
+        false => Err(Failure::new(format!("npm ci failed in {}", folder.display()))),
+    }
+}
+
+fn missing(wanted: Wanted) -> Vec<&'static str> {
     let mut missing = Vec::new();
-    if postgres && Tools::find(None).is_none() {
+    if wanted.postgres && Tools::find(None).is_none() {
         missing.push("postgresql");
     }
-    if redis && find("redis-server").is_none() {
+    if wanted.redis && find("redis-server").is_none() {
         missing.push("redis-server");
+    }
+    if wanted.node && find("node").is_none() {
+        missing.push("nodejs");
+    }
+    if wanted.node && find("npm").is_none() {
+        missing.push("npm");
     }
     missing
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::{
     failure::{Failure, Outcome},
-    packages,
+    packages::{self, Wanted},
     postgres::{Cluster, Purpose},
     redis::Redis,
     state::{Addresses, Folder},
@@ -18,7 +18,7 @@ const DATABASE_VARIABLES: [&str; 3] = ["DATABASE_URL", "SYSTEM_DATABASE_URL", "M
 pub fn start(folder: &Folder) -> Outcome<Addresses> {
     let given = given_database()?;
     let given_redis = setting("REDIS_URL");
-    packages::ensure(given.is_none(), given_redis.is_none())?;
+    packages::ensure(Wanted { postgres: given.is_none(), redis: given_redis.is_none(), ..Wanted::default() })?;
 
     let own_database = given.is_none();
     let [database_url, system_database_url, migration_database_url] = match given {

@@ -8,7 +8,7 @@ use crate::{
     api::{Api, SignedIn},
     failure::{Context, Failure, Outcome},
     interrupt::Interrupt,
-    packages,
+    packages::{self, Wanted},
     postgres::{Cluster, Purpose},
     redis::Redis,
     services::{Environment, Ports, Programs, Running, build, once},
@@ -41,7 +41,7 @@ impl Stack {
     /// Starts fresh servers under `target/<name>`, builds the programs, migrates. `settings` go to both services.
     pub async fn start(name: &str, release: bool, settings: &[(&str, &str)]) -> Outcome<Self> {
         let mut interrupt = Interrupt::listen()?;
-        packages::ensure(true, true)?;
+        packages::ensure(Wanted { postgres: true, redis: true, ..Wanted::default() })?;
         let folder = Folder::dev(Some(&workspace::target().join(name)));
         // Left over from a run that was cut off.
         Self::remove(&folder)?;

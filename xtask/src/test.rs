@@ -8,7 +8,7 @@ use tokio::process::Command;
 use crate::{
     failure::{Context, Failure, Outcome},
     interrupt::Interrupt,
-    packages,
+    packages::{self, Wanted},
     postgres::{Cluster, Purpose},
     servers::seconds,
     state::Folder,
@@ -30,7 +30,12 @@ pub struct Options {
 pub async fn run(options: &Options) -> Outcome<ExitCode> {
     let mut interrupt = Interrupt::listen()?;
     let given = setting(SERVER);
-    packages::ensure(given.is_none(), true)?;
+    // Unmodified BullMQ clients, which the tests of the queue run.
+    let node = tests_package("queue", &options.arguments);
+    packages::ensure(Wanted { postgres: given.is_none(), redis: true, node })?;
+    if node {
+        packages::npm_ci(&workspace::root().join("crates/queue/tests/node"))?;
+    }
     let begun = Instant::now();
 
     // Several runs may share the server: each holds the lock, and the last one out stops it.
@@ -65,18 +70,30 @@ pub async fn run(options: &Options) -> Outcome<ExitCode> {
     Ok(code)
 }
 
+/// The arguments that are cargo's own; what follows `--` is the test programs'.
+fn before_the_dashes(arguments: &[String]) -> &[String] {
+    let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
+    &arguments[..end]
+}
+
+fn names_packages(argument: &String) -> bool {
+    argument.starts_with("-p") || argument.starts_with("--package") || argument == "--workspace"
+}
+
+fn tests_package(name: &str, arguments: &[String]) -> bool {
+    let arguments = before_the_dashes(arguments);
+    let all = !arguments.iter().any(names_packages) || arguments.iter().any(|argument| argument == "--workspace");
+    all || arguments.iter().any(|argument| argument.trim_start_matches("-p").trim_start_matches("--package=") == name)
+}
+
 async fn build_and_test(
     arguments: &[String],
     url: &str,
     interrupt: &mut Interrupt,
 ) -> Outcome<(ExitCode, String, String)> {
-    let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
-    let for_cargo = &arguments[..end];
+    let for_cargo = before_the_dashes(arguments);
     let mut words = vec!["test".to_owned()];
-    let names_package = |argument: &String| {
-        argument.starts_with("-p") || argument.starts_with("--package") || argument == "--workspace"
-    };
-    if !for_cargo.iter().any(names_package) {
+    if !for_cargo.iter().any(names_packages) {
         words.push("--workspace".to_owned());
     }
     let building = Instant::now();

@@ -143,6 +143,19 @@ impl Telemetry {
 }
 
 #[cfg(test)]
+pub(crate) mod one_at_a_time {
+    use std::sync::{Mutex, PoisonError};
+
+    /// Runs `work` under a subscriber. The tracing library remembers for the whole process which call sites somebody
+    /// listens to, so tests with subscribers of their own must not run beside each other.
+    pub(crate) fn under(subscriber: impl tracing::Subscriber + Send + Sync + 'static, work: impl FnOnce()) {
+        static ONE: Mutex<()> = Mutex::new(());
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        tracing::subscriber::with_default(subscriber, work);
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

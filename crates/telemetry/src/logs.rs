@@ -215,7 +215,7 @@ mod tests {
             release: "abc".into(),
             slot: "blue",
             environment: "test".into(),
-            log_level: "info".into(),
+            log_level: "warn,chatty=error".into(),
             log_format: LogFormat::Json,
             tempo_endpoint: None,
             trace_sample_ratio: 0.0,
@@ -225,9 +225,11 @@ mod tests {
     fn lines_of(work: impl FnOnce()) -> Vec<Value> {
         let captured = Captured::default();
         let exporting = crate::traces::Exporting::start(&settings()).unwrap();
-        let subscriber =
-            tracing_subscriber::registry().with(exporting.layer()).with(JsonLines::new(&settings(), captured.clone()));
-        tracing::subscriber::with_default(subscriber, work);
+        let subscriber = tracing_subscriber::registry()
+            .with(Gate(EnvFilter::new(settings().log_level)))
+            .with(exporting.layer())
+            .with(JsonLines::new(&settings(), captured.clone()));
+        crate::one_at_a_time::under(subscriber, work);
         let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }

@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn a_trace_goes_through_a_job() {
         let exporting = Exporting::start(&settings(None, 0.0)).unwrap();
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(exporting.layer()), || {
+        crate::one_at_a_time::under(tracing_subscriber::registry().with(exporting.layer()), || {
             assert_eq!(carrier("r-1"), None);
             let request = tracing::info_span!("request");
             follow(&request, Some(&format!("00-{TRACE}-00f067aa0ba902b7-01")), None);
@@ -362,7 +362,7 @@ mod tests {
             (head, body)
         });
         let exporting = Exporting::start(&settings(Some(endpoint), 1.0)).unwrap();
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(exporting.layer()), || {
+        crate::one_at_a_time::under(tracing_subscriber::registry().with(exporting.layer()), || {
             tracing::info_span!("found by its name").in_scope(|| {});
             exporting.provider.force_flush().unwrap();
             let (head, body) = received.join().unwrap();
