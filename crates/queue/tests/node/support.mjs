@@ -39,6 +39,13 @@ export class Field {
     return child;
   }
 
+  /** Kills a worker; returns when Redis has noticed, so that the next one can be told from it. */
+  async kill(worker) {
+    const left = (await this.queue.getWorkers()).length - 1;
+    worker.kill('SIGKILL');
+    await eventually('the worker is gone', async () => (await this.queue.getWorkers()).length === left);
+  }
+
   /** QueueEvents that has begun to listen. */
   async events() {
     const events = new QueueEvents(this.name, { connection, lastEventId: '0-0' });
