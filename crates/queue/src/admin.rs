@@ -69,6 +69,18 @@ impl Admin {
         let mut connection = self.redis.shared();
         let next: Option<String> =
             redis::cmd("LINDEX").arg(self.key("wait")).arg(-1).query_async(&mut connection).await?;
+        let next = match next {
+            Some(next) => Some(next),
+            None => {
+                let first: Vec<String> = redis::cmd("ZRANGE")
+                    .arg(self.key("prioritized"))
+                    .arg(0)
+                    .arg(0)
+                    .query_async(&mut connection)
+                    .await?;
+                first.into_iter().next()
+            }
+        };
         let Some(next) = next else { return Ok(0) };
         let since: Option<u64> =
             redis::cmd("HGET").arg(self.key(&next)).arg("timestamp").query_async(&mut connection).await?;

@@ -17,6 +17,10 @@ const PACE: Pace = Pace { most: 200, in_flight: 2, worthwhile: 1 };
 /// Attempts of our own jobs.
 const ATTEMPTS: u32 = 5;
 
+/// Jobs of one organization that wait in the order of arrival, like everybody's. Further ones stand behind the first
+/// jobs of all others, so a flood of one delays the others by about so many jobs.
+const SHARE: u32 = 16;
+
 /// First delay between attempts; it doubles each time.
 const BACKOFF: Duration = Duration::from_secs(1);
 
@@ -50,7 +54,7 @@ pub struct NewJob {
     pub priority: u32,
     /// The trace and the request it comes from, as JSON.
     pub carrier: Option<String>,
-    /// For whom.
+    /// For whom: organizations get fair shares. Jobs of nobody wait in the order of arrival.
     pub organization: Option<Uuid>,
 }
 
@@ -162,7 +166,7 @@ async fn add(
     jobs: &[NewJob],
 ) -> Result<Vec<Result<Enqueued, QueueError>>, QueueError> {
     let mut call = ENQUEUE.prepare_invoke();
-    call.key(base(queue)).arg(now_ms()).arg(most);
+    call.key(base(queue)).arg(now_ms()).arg(most).arg(SHARE);
     for job in jobs {
         let deduplication = job.deduplication.as_ref();
         call.arg(job.id.as_deref().unwrap_or_default())
@@ -173,7 +177,8 @@ async fn add(
             .arg(job.priority)
             .arg("LPUSH")
             .arg(deduplication.map_or("", |deduplication| deduplication.id.as_str()))
-            .arg(i32::from(deduplication.is_some_and(|deduplication| deduplication.keep_last_if_active)));
+            .arg(i32::from(deduplication.is_some_and(|deduplication| deduplication.keep_last_if_active)))
+            .arg(job.organization.map(|organization| organization.to_string()).unwrap_or_default());
     }
     let answers: Vec<(String, String)> = call.invoke_async(&mut redis.shared()).await?;
     Ok(answers

@@ -1,16 +1,17 @@
--- ARGV: now, most waiting jobs (0: any number), then for each job: id ('' for a generated one), name, data, opts,
--- delay, priority, side, deduplication id, '1' to keep the last one asked for while active.
+-- ARGV: now, most waiting jobs (0: any number), jobs of an organization that may wait in the order of arrival (0: all),
+-- then for each job: id ('' for a generated one), name, data, opts, delay, priority, side, deduplication id, '1' to
+-- keep the last one asked for while active, organization or ''.
 -- Returns for each job {outcome, id}: 'added', 'deduplicated', 'duplicate' or 'overloaded'.
 
-local now, most = tonumber(ARGV[1]), tonumber(ARGV[2])
+local now, most, share = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local answers = {}
 local depth = 0
 if most > 0 then depth = waiting() + redis.call('ZCARD', base .. 'delayed') end
 
-for at = 3, #ARGV, 9 do
+for at = 4, #ARGV, 10 do
   local id, name, data, opts = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local delay, priority, side = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]), ARGV[at + 6]
-  local deduplication, keep_last = ARGV[at + 7], ARGV[at + 8] == '1'
+  local deduplication, keep_last, organization = ARGV[at + 7], ARGV[at + 8] == '1', ARGV[at + 9]
   local answer
 
   -- A job that collapses into one that waits makes the queue no deeper.
@@ -40,7 +41,7 @@ for at = 3, #ARGV, 9 do
         answer = {'deduplicated', held_by}
       else
         if holder then redis.call('SET', holder, id) end
-        add(now, id, name, data, opts, delay, priority, side, deduplication)
+        add(now, id, name, data, opts, delay, priority, side, deduplication, organization, share)
         depth = depth + 1
         answer = {'added', id}
       end

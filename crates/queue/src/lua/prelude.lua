@@ -55,9 +55,30 @@ local function delay_until(id, due)
   ring_at(due)
 end
 
--- Writes a new job and puts it where it belongs. `delay` is in milliseconds.
-local function add(now, id, name, data, opts, delay, priority, side, deduplication)
+-- Fair shares: how many jobs of each organization have not ended yet.
+local SHARES = base .. 'x:share'
+
+-- Counts a new job of an organization. Within its share it waits in the order of arrival; what goes beyond stands
+-- behind the first jobs of everybody else, in BullMQ's own terms: with a priority, which is run after those without.
+local function claim_share(key, organization, share, priority)
+  redis.call('HSET', key, 'org', organization)
+  local before = redis.call('HINCRBY', SHARES, organization, 1) - 1
+  if share == 0 or priority > 0 or before < share then return priority end
+  return math.min(1 + math.floor(before / share), 2097151)
+end
+
+-- A job of the organization ended. Clients of BullMQ may remove or repeat jobs without telling, so the count may be off
+-- by some; it begins anew whenever the queue is empty.
+local function give_share_back(organization)
+  if organization and redis.call('HINCRBY', SHARES, organization, -1) <= 0 then
+    redis.call('HDEL', SHARES, organization)
+  end
+end
+
+-- Writes a new job and puts it where it belongs. `delay` is in milliseconds; `organization` is '' for nobody's.
+local function add(now, id, name, data, opts, delay, priority, side, deduplication, organization, share)
   local key = base .. id
+  if organization ~= '' then priority = claim_share(key, organization, share, priority) end
   redis.call('HSET', key, 'name', name, 'data', data, 'opts', opts, 'timestamp', now, 'delay', delay,
     'priority', priority)
   if deduplication ~= '' then redis.call('HSET', key, 'deid', deduplication) end
@@ -90,7 +111,9 @@ local function release_deduplication(now, id)
       next_id = tostring(redis.call('INCR', base .. 'id'))
     end
     redis.call('SET', holder, next_id)
-    add(now, next_id, following[1], following[2], following[3], 0, 0, 'LPUSH', name)
+    -- It stands where the job before it stood: one job of a session at a time is nobody's flood.
+    local organization = redis.call('HGET', base .. id, 'org') or ''
+    add(now, next_id, following[1], following[2], following[3], 0, 0, 'LPUSH', name, organization, 0)
   end
 end
 
@@ -128,6 +151,7 @@ end
 local function finish(now, id, set, opts, fields, announcement)
   local key = base .. id
   local own = own_retention(opts, set == 'completed' and 'removeOnComplete' or 'removeOnFail')
+  give_share_back(redis.call('HGET', key, 'org'))
   release_deduplication(now, id)
   if own and own[1] == 0 then
     forget(id)

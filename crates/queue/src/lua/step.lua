@@ -104,5 +104,8 @@ for at = #taken + 1, #tickets do done[#done + 1] = tickets[at] end
 if #done > 0 then redis.pcall('XACK', STREAM, GROUP, unpack(done)) end
 
 local left = waiting()
-if #locks > 0 and left == 0 and redis.call('LLEN', base .. 'active') == 0 then event('drained') end
+if #locks > 0 and left == 0 and redis.call('LLEN', base .. 'active') == 0 then
+  event('drained')
+  if redis.call('ZCARD', base .. 'delayed') == 0 then redis.call('DEL', SHARES) end
+end
 return {lost, taken, pause, left}

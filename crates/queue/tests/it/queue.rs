@@ -428,3 +428,37 @@ async fn two_colours_read_the_same_queue() {
     green.stop().await;
     queue.assert_settled(200, 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_one_organization_delays_the_others_by_little() {
+    let queue = TestQueue::start().await;
+    let (loud, quiet) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
+    let of = |organization, number| NewJob { organization: Some(organization), ..TestQueue::job(number) };
+    queue.producer.enqueue_many((0..500).map(|number| of(loud, number)).collect()).await.unwrap();
+    let theirs = queue.producer.enqueue_many((0..10).map(|number| of(quiet, number)).collect()).await.unwrap();
+    let theirs: Vec<String> = theirs
+        .into_iter()
+        .map(|job| match job {
+            Enqueued::Added(id) => id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(queue.admin.oldest_age_ms().await.unwrap() < 30_000);
+
+    let script = Script::easy();
+    let worker = queue.worker(&script, slots(1));
+    eventually("all have run", async || script.total() >= 510).await;
+    let order = script.order.lock().unwrap().clone();
+    let last = order.iter().rposition(|id| theirs.contains(id)).unwrap();
+    assert!(last < 16 + 10, "the last job of the quiet one was number {last} of 510");
+    eventually("all are done", async || queue.admin.counts().await.unwrap().completed == 510).await;
+    assert_eq!(queue.call(&["EXISTS", &TestQueue::key("x:share")]), "0", "nobody owes anything");
+
+    // Their share is free again, also after failures and for the last one of those that came meanwhile.
+    let again = queue.producer.enqueue_many((0..16).map(|number| of(loud, number)).collect()).await.unwrap();
+    assert_eq!(again.len(), 16);
+    eventually("all are done", async || queue.admin.counts().await.unwrap().completed == 526).await;
+    assert_eq!(queue.call(&["EXISTS", &TestQueue::key("x:share")]), "0");
+    worker.stop().await;
+    queue.assert_settled(526, 0).await;
+}
