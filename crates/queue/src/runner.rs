@@ -217,7 +217,8 @@ impl Runner {
         let mut not_before = Instant::now();
         let mut ticks = tokio::time::interval(TICK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut beats = tokio::time::interval(self.options.lease / 3);
+        let between = self.options.lease / 3;
+        let mut beats = tokio::time::interval_at((Instant::now() + between).into(), between);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut due = None::<Instant>;
         let mut deadline = None::<Instant>;

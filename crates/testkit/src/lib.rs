@@ -6,4 +6,6 @@
 #[expect(clippy::expect_used, reason = "a test without its database can only stop")]
 pub mod database;
 pub mod redis;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod track;

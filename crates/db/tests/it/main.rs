@@ -8,3 +8,4 @@ mod locations;
 mod migrations;
 mod support;
 mod tenancy;
+mod tls;

@@ -5,3 +5,4 @@
 mod limits;
 mod queue;
 mod support;
+mod tls;
