@@ -205,3 +205,36 @@ async fn replicas_sign_alike_and_publish_their_key() {
         .get(0);
     assert!(stored.len() > 64);
 }
+
+#[tokio::test]
+async fn a_gateway_may_leave_identity_to_a_supabase_project() {
+    // Our own identity speaks as Supabase's does, so one gateway can be the project of another.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let project = TestApp::start_on(listener, &[("API_BASE_URL", &url)]).await;
+    let organization = project.organization().await;
+    let asha = organization.employee("Asha").await;
+    let app = TestApp::start_with(&[
+        ("IDENTITY", "supabase"),
+        ("SUPABASE_URL", &url),
+        ("SUPABASE_ANON_KEY", "the public key of the project"),
+        ("DATABASE_URL", &project.database.app_url()),
+        ("SYSTEM_DATABASE_URL", &project.database.system_url()),
+    ])
+    .await;
+
+    let person = app.sign_in(&asha.email).await;
+    let me = person.get("/auth/me").await.data(200);
+    assert_eq!((&me["email"], &me["orgId"]), (&json!(asha.email), &json!(organization.id)));
+    person.check_in().await;
+    app.login(&asha.email, "wrong").await.refused(401, "INVALID_CREDENTIALS", "Invalid email or password");
+    // A token of the project itself is as good; one of another provider is not.
+    let direct = Person { app: &app, ..asha.clone() };
+    direct.get("/attendance/my-sessions").await.data(200);
+    let stranger = TestApp::start().await;
+    let stranger = stranger.organization().await.admin;
+    let foreign = Person { app: &app, email: stranger.email, token: stranger.token, refresh_token: String::new() };
+    foreign.get("/auth/me").await.refused(401, "UNAUTHORIZED", "Invalid or missing authentication token");
+    // Who is whom is not ours to say: the routes of the built-in identity are not there.
+    assert_eq!(app.get("/auth/v1/.well-known/jwks.json").await.status, 404);
+}

@@ -79,6 +79,11 @@ impl TestApp {
 
     /// Starts with further settings.
     pub async fn start_with(settings: &[(&str, &str)]) -> Self {
+        Self::start_on(TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap(), settings).await
+    }
+
+    /// Starts at an address that was chosen before, with further settings.
+    pub async fn start_on(listener: TcpListener, settings: &[(&str, &str)]) -> Self {
         let database = TestDatabase::create().await;
         let redis = RedisServer::start().unwrap();
         let clock = Arc::new(ManualClock::at(Utc::now()));
@@ -105,7 +110,6 @@ impl TestApp {
             let (handle, clock) = (runtime.handle().clone(), Arc::clone(&clock));
             move || {
                 handle.block_on(async {
-                    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
                     let registry = telemetry::metrics::Registry::new();
                     let application = Application::build(config, registry, clock, listener).unwrap();
                     ready.send((application.address(), application.stopper())).unwrap();
