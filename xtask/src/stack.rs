@@ -159,7 +159,7 @@ impl Stack {
 }
 
 /// What the figures were measured on.
-pub fn machine(cluster: &Cluster, redis: &Redis) -> String {
+pub fn machine(cluster: Option<&Cluster>, redis: &Redis) -> String {
     let first = |path: &str, key: &str| {
         let text = fs::read_to_string(path).unwrap_or_default();
         let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
@@ -171,15 +171,17 @@ pub fn machine(cluster: &Cluster, redis: &Redis) -> String {
         .arg("-r")
         .output()
         .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    let postgres = cluster.sql("postgres", "SHOW server_version").unwrap_or_default();
+    let postgres = cluster.map(|cluster| cluster.sql("postgres", "SHOW server_version").unwrap_or_default());
+    let postgres = postgres.map_or_else(String::new, |version| {
+        format!("PostgreSQL {}, ", version.split_whitespace().next().unwrap_or("?"))
+    });
     let redis = redis.ask(&["INFO", "server"]);
     let redis = redis.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("?").trim().to_owned();
     format!(
-        "{}, {cores} cores, {:.0} GiB, Linux {}, PostgreSQL {}, Redis {redis}, {}",
+        "{}, {cores} cores, {:.0} GiB, Linux {}, {postgres}Redis {redis}, {}",
         first("/proc/cpuinfo", "model name"),
         memory_gib.unwrap_or(0.0) / 1024.0 / 1024.0,
         kernel.unwrap_or_default(),
-        postgres.split_whitespace().next().unwrap_or("?"),
         chrono::Utc::now().format("%Y-%m-%d"),
     )
 }

@@ -34,6 +34,11 @@ pub fn family_cpu_s(pid: u32) -> f64 {
     own + ended + living
 }
 
+/// Seconds that children of this process used which have ended and were waited for.
+pub fn ended_children_s() -> f64 {
+    cpu_of(std::process::id()).map_or(0.0, |(_, ended, _)| ended)
+}
+
 /// The parent of a process.
 pub fn parent_of(pid: u32) -> Option<u32> {
     cpu_of(pid).map(|(_, _, parent)| parent)

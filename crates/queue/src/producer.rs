@@ -175,7 +175,6 @@ async fn add(
             .arg(job.options())
             .arg(millis(job.delay))
             .arg(job.priority)
-            .arg("LPUSH")
             .arg(deduplication.map_or("", |deduplication| deduplication.id.as_str()))
             .arg(i32::from(deduplication.is_some_and(|deduplication| deduplication.keep_last_if_active)))
             .arg(job.organization.map(|organization| organization.to_string()).unwrap_or_default());

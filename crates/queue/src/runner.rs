@@ -78,6 +78,8 @@ pub enum JobError {
 /// Does the jobs of one queue.
 pub trait Handler: Send + Sync + 'static {
     /// Does a job. It may run more than once, also at the same time, when a lease is lost: effects must be repeatable.
+    ///
+    /// Its steps up to the first wait run where the runner itself does; like any async function, it must not block.
     fn handle(&self, job: Job) -> impl Future<Output = Result<Value, JobError>> + Send;
 }
 
@@ -162,9 +164,22 @@ pub struct Runner {
 
 /// What a run came to, on its way back to the queue.
 struct Ended {
+    lease: Lease,
+    outcome: Outcome,
+}
+
+/// What the queue wants to know again when a job ends, so that it need not look it up.
+#[derive(Debug, Clone, Default)]
+struct Lease {
     id: String,
     ticket: String,
-    outcome: Outcome,
+    /// Runs that have ended, this one included.
+    attempts: u32,
+    /// The job's options when they say what is to be kept, else nothing.
+    retention: String,
+    deduplication: String,
+    organization: String,
+    priority: String,
 }
 
 enum Outcome {
@@ -176,12 +191,13 @@ enum Outcome {
 
 /// A job in hand.
 struct Running {
-    ticket: String,
+    lease: Lease,
     task: AbortHandle,
     since: Instant,
 }
 
-type Taken = (String, String, String, String, String, String, String, String, String);
+/// A job as the script tells it.
+type Taken = (String, String, String, String, String, String, String, String, String, String, String, String);
 
 impl Runner {
     /// A runner for the queue of that name.
@@ -243,12 +259,12 @@ impl Runner {
             let has_work = !hand.results.is_empty() || (free > 0 && (more || !hand.tickets.is_empty()));
             if rested && has_work {
                 match self.step(&consumer, free, &mut hand).await {
-                    Ok((taken, pause, left)) => {
+                    Ok((taken, pause, may_be_more)) => {
                         away.over();
                         if pause > Duration::ZERO {
                             not_before = Instant::now() + pause;
                         }
-                        more = left > 0 && !taken.is_empty();
+                        more = may_be_more;
                         for job in taken {
                             self.start(job, &handler, &mut hand, &ended_in);
                         }
@@ -325,7 +341,7 @@ impl Runner {
         consumer: &str,
         free: usize,
         hand: &mut Hand,
-    ) -> Result<(Vec<Taken>, Duration, u64), QueueError> {
+    ) -> Result<(Vec<Taken>, Duration, bool), QueueError> {
         let mut call = STEP.prepare_invoke();
         call.key(base(&self.queue))
             .arg(now_ms())
@@ -339,21 +355,25 @@ impl Runner {
             call.arg(ticket);
         }
         let batch = hand.results.len().min(MOST_RESULTS);
-        for Ended { id, ticket, outcome } in &hand.results[..batch] {
-            call.arg(ticket).arg(id);
-            match outcome {
-                Outcome::Completed(value) => call.arg("completed").arg(value).arg("").arg(0).arg(0),
-                Outcome::Failed { reason, trace, attempts } => {
-                    call.arg("failed").arg(reason).arg(trace).arg(0).arg(*attempts)
-                }
-                Outcome::Retry { reason, trace, delay } => {
-                    call.arg("retry").arg(reason).arg(trace).arg(millis(*delay)).arg(0)
-                }
-                Outcome::Released => call.arg("released").arg("").arg("").arg(0).arg(0),
+        for Ended { lease, outcome } in &hand.results[..batch] {
+            let (name, value) = match outcome {
+                Outcome::Completed(value) => ("completed", value.as_str()),
+                Outcome::Failed { reason, .. } => ("failed", reason.as_str()),
+                Outcome::Retry { reason, .. } => ("retry", reason.as_str()),
+                Outcome::Released => ("released", ""),
             };
+            call.arg(name).arg(&lease.ticket).arg(&lease.id).arg(value).arg(lease.attempts);
+            call.arg(&lease.retention).arg(&lease.deduplication).arg(&lease.organization);
+            let (trace, delay, allowed) = match outcome {
+                Outcome::Completed(_) => continue,
+                Outcome::Failed { trace, attempts, .. } => (trace.as_str(), Duration::ZERO, *attempts),
+                Outcome::Retry { trace, delay, .. } => (trace.as_str(), *delay, 0),
+                Outcome::Released => ("", Duration::ZERO, 0),
+            };
+            call.arg(trace).arg(millis(delay)).arg(allowed).arg(&lease.priority);
         }
         let answer: (Vec<String>, Vec<Taken>, u64, u64) = call.invoke_async(&mut self.redis.shared()).await?;
-        let (lost, taken, pause_ms, left) = answer;
+        let (lost, taken, pause_ms, may_be_more) = answer;
         if !lost.is_empty() {
             tracing::warn!(
                 queue = self.queue,
@@ -363,12 +383,12 @@ impl Runner {
         }
         hand.tickets.clear();
         hand.results.drain(..batch);
-        Ok((taken, Duration::from_millis(pause_ms), left))
+        Ok((taken, Duration::from_millis(pause_ms), may_be_more > 0))
     }
 
     /// Starts a job that was taken.
     fn start(&self, taken: Taken, handler: &Arc<impl Handler>, hand: &mut Hand, ended: &mpsc::UnboundedSender<Ended>) {
-        let (id, ticket, name, data, opts, starts, made, asked, doomed) = taken;
+        let (id, ticket, name, data, opts, starts, made, asked, doomed, deduplication, organization, priority) = taken;
         let options = Options::read(&opts);
         let job = Job {
             id: id.clone(),
@@ -381,9 +401,11 @@ impl Runner {
             carrier: options.carrier.clone(),
         };
         let made = job.attempts_made;
+        let retention = if opts.contains("removeOn") { opts } else { String::new() };
+        let lease = Lease { id, ticket, attempts: made + 1, retention, deduplication, organization, priority };
         self.observer.started(Duration::from_millis(now_ms().saturating_sub(job.asked_ms + options.delay_ms)));
-        let (handler, ended, job_id, job_ticket) = (Arc::clone(handler), ended.clone(), id.clone(), ticket.clone());
-        let task = tokio::spawn(async move {
+        let handler = Arc::clone(handler);
+        let mut run = Box::pin(async move {
             let result = if doomed.is_empty() {
                 AssertUnwindSafe(handler.handle(job)).catch_unwind().await.unwrap_or_else(|panic| {
                     Err(JobError::Retry(format!("the handler panicked: {}", panic_text(&*panic))))
@@ -391,37 +413,53 @@ impl Runner {
             } else {
                 Err(JobError::GiveUp(doomed))
             };
-            let outcome = options.judge(result, made);
-            // The runner outlives its jobs; if it does not, the lease will end.
-            let _ = ended.send(Ended { id: job_id, ticket: job_ticket, outcome });
+            options.judge(result, made)
         });
-        hand.running.insert(id, Running { ticket, task: task.abort_handle(), since: Instant::now() });
+        let since = Instant::now();
+        // A job that has nothing to wait for is done on the spot, without a task of its own.
+        if let Some(outcome) = run.as_mut().now_or_never() {
+            self.note(&outcome, since);
+            hand.results.push(Ended { lease, outcome });
+            return;
+        }
+        let (ended, job_lease) = (ended.clone(), lease.clone());
+        let task = tokio::spawn(async move {
+            let outcome = run.await;
+            // The runner outlives its jobs; if it does not, the lease will end.
+            let _ = ended.send(Ended { lease: job_lease, outcome });
+        });
+        hand.running.insert(lease.id.clone(), Running { lease, task: task.abort_handle(), since });
+    }
+
+    /// Tells how a run ended.
+    fn note(&self, outcome: &Outcome, since: Instant) {
+        let finished = match outcome {
+            Outcome::Completed(_) => Finished::Completed,
+            Outcome::Retry { .. } => Finished::Retried,
+            Outcome::Failed { .. } => Finished::Failed,
+            Outcome::Released => Finished::Released,
+        };
+        self.observer.finished(finished, since.elapsed());
     }
 
     /// A run ended: its slot is free, its result waits for the next call.
     fn put_down(&self, ended: Ended, hand: &mut Hand) {
         // A job whose lease was lost may be here again under another ticket; its old result says nothing.
-        if hand.running.get(&ended.id).is_none_or(|running| running.ticket != ended.ticket) {
+        if hand.running.get(&ended.lease.id).is_none_or(|running| running.lease.ticket != ended.lease.ticket) {
             return;
         }
-        if let Some(running) = hand.running.remove(&ended.id) {
-            let outcome = match &ended.outcome {
-                Outcome::Completed(_) => Finished::Completed,
-                Outcome::Retry { .. } => Finished::Retried,
-                Outcome::Failed { .. } => Finished::Failed,
-                Outcome::Released => Finished::Released,
-            };
-            self.observer.finished(outcome, running.since.elapsed());
+        if let Some(running) = hand.running.remove(&ended.lease.id) {
+            self.note(&ended.outcome, running.since);
         }
         hand.results.push(ended);
     }
 
     /// The time to finish is over: what still runs is stopped and given back.
     fn give_back(&self, hand: &mut Hand) {
-        for (id, running) in hand.running.drain() {
+        for (_, running) in hand.running.drain() {
             running.task.abort();
-            self.observer.finished(Finished::Released, running.since.elapsed());
-            hand.results.push(Ended { id, ticket: running.ticket, outcome: Outcome::Released });
+            self.note(&Outcome::Released, running.since);
+            hand.results.push(Ended { lease: running.lease, outcome: Outcome::Released });
         }
     }
 
@@ -454,7 +492,7 @@ impl Runner {
         let mut call = BEAT.prepare_invoke();
         call.key(base(&self.queue)).arg(consumer).arg(millis(self.options.lease));
         for (id, running) in &hand.running {
-            call.arg(id).arg(&running.ticket);
+            call.arg(id).arg(&running.lease.ticket);
         }
         let lost: Result<Vec<String>, RedisError> = call.invoke_async(&mut self.redis.shared()).await;
         // When Redis is away the leases run on; the next beat may still be in time.
@@ -462,7 +500,7 @@ impl Runner {
             if let Some(running) = hand.running.remove(&id) {
                 tracing::warn!(queue = self.queue, job_id = id, "another worker has taken a job over");
                 running.task.abort();
-                self.observer.finished(Finished::Released, running.since.elapsed());
+                self.note(&Outcome::Released, running.since);
             }
         }
     }

@@ -7,8 +7,8 @@ local lost = {}
 for at = 3, #ARGV, 2 do
   local id, mine = ARGV[at], ARGV[at + 1]
   local kept = redis.pcall('XCLAIM', STREAM, GROUP, consumer, 0, mine, 'JUSTID')
-  if not kept.err and #kept == 1 and redis.call('HGET', base .. id, 'tk') == mine then
-    redis.call('SET', base .. id .. ':lock', mine, 'PX', lease)
+  if not kept.err and #kept == 1 and call('HGET', base .. id, 'tk') == mine then
+    call('SET', base .. id .. ':lock', mine, 'PX', lease)
   else
     lost[#lost + 1] = id
   end

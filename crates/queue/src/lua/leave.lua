@@ -8,8 +8,8 @@ local held = redis.pcall('XPENDING', STREAM, GROUP, '-', '+', 1000, consumer)
 if held.err then return end
 
 local leases = {}
-for _, id in ipairs(redis.call('LRANGE', base .. 'active', 0, -1)) do
-  local mine = redis.call('HGET', base .. id, 'tk')
+for _, id in ipairs(call('LRANGE', ACTIVE, 0, -1)) do
+  local mine = call('HGET', base .. id, 'tk')
   if mine then leases[mine] = true end
 end
 
@@ -18,8 +18,8 @@ for _, entry in ipairs(held) do
   if leases[entry[1]] then
     kept = kept + 1
   else
-    redis.call('XACK', STREAM, GROUP, entry[1])
-    if waiting() > 0 and not is_paused() then ticket('*') end
+    call('XACK', STREAM, GROUP, entry[1])
+    if waiting() > 0 and not is_paused then ticket('*') end
   end
 end
-if kept == 0 then redis.call('XGROUP', 'DELCONSUMER', STREAM, GROUP, consumer) end
+if kept == 0 then call('XGROUP', 'DELCONSUMER', STREAM, GROUP, consumer) end

@@ -1,111 +1,152 @@
 -- One round trip of a busy worker: ends what it finished, then takes what is next.
 --
 -- ARGV: now, consumer, lease in ms, free slots, completed to keep, failed to keep, number of tickets in hand, the
--- tickets, then for each result: ticket, id, outcome, value, stack trace, delay, attempts allowed.
+-- tickets, then for each result: outcome, ticket, id, value, attempts that ended, options if they say what to keep,
+-- deduplication id, organization; and unless it is completed: stack trace, delay, attempts allowed, priority.
 -- Outcomes: 'completed' (value is JSON), 'failed' (value is the reason), 'retry' (reason, delay in ms), 'released'.
--- Returns {ids whose lease was lost, jobs taken, ms to wait for the rate limit, jobs still waiting}; a job is
--- {id, ticket, name, data, opts, starts, attempts made, timestamp, reason to fail it with or ''}.
+-- Returns {ids whose lease was lost, jobs taken, ms to wait for the rate limit, 1 if there may be more}; a job is {id,
+-- ticket, name, data, opts, starts, attempts made, timestamp, reason to fail it with, deduplication id, organization,
+-- priority}; '' where there is none.
 
-local now, consumer, lease, free = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local now, consumer, lease, free = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local keep = {completed = tonumber(ARGV[5]), failed = tonumber(ARGV[6])}
 local tickets = {}
 for at = 8, 7 + tonumber(ARGV[7]) do tickets[#tickets + 1] = ARGV[at] end
 
-local lost, done, locks, ended = {}, {}, {}, {}
-for at = 8 + #tickets, #ARGV, 7 do
-  local mine, id, outcome, value = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-  local key = base .. id
-  local job = redis.call('HMGET', key, 'tk', 'opts', 'priority')
-  local lock = redis.call('GET', key .. ':lock')
-  done[#done + 1] = mine
-  if job[1] ~= mine or (lock and lock ~= mine) or redis.call('LREM', base .. 'active', -1, id) == 0 then
-    lost[#lost + 1] = id
-  else
-    locks[#locks + 1] = key .. ':lock'
-    if outcome == 'released' then
-      redis.call('HSET', key, 'tk', '')
-      wait(id, 'RPUSH', 0, 'active')
-    else
-      local attempts = redis.call('HINCRBY', key, 'atm', 1)
-      if outcome == 'completed' then
-        ended.completed = finish(now, id, 'completed', job[2], {'returnvalue', value},
-          {'completed', 'jobId', id, 'returnvalue', value, 'prev', 'active'}) or ended.completed or true
-      elseif outcome == 'failed' then
-        ended.failed = finish(now, id, 'failed', job[2], {'failedReason', value, 'stacktrace', ARGV[at + 4]},
-          {'failed', 'jobId', id, 'failedReason', value, 'prev', 'active'}) or ended.failed or true
-        if attempts >= tonumber(ARGV[at + 6]) then
-          event('retries-exhausted', 'jobId', id, 'attemptsMade', attempts)
-        end
+-- Takes jobs out of the active list. For more than a few, one look at a short list is cheaper than a search for each.
+local function deactivate(ids)
+  if #ids < 4 or call('LLEN', ACTIVE) > 4 * #ids then
+    for _, id in ipairs(ids) do call('LREM', ACTIVE, -1, id) end
+    return
+  end
+  local ending, rest = {}, {}
+  for _, id in ipairs(ids) do ending[id] = true end
+  for _, id in ipairs(call('LRANGE', ACTIVE, 0, -1)) do
+    if not ending[id] then rest[#rest + 1] = id end
+  end
+  call('DEL', ACTIVE)
+  if #rest > 0 then call('RPUSH', ACTIVE, unpack(rest)) end
+end
+
+-- What ended, in parts of ARGV.
+local results, locks = {}, {}
+local at = 8 + #tickets
+while at <= #ARGV do
+  results[#results + 1] = at
+  locks[#locks + 1] = base .. ARGV[at + 2] .. ':lock'
+  at = at + (ARGV[at] == 'completed' and 8 or 12)
+end
+
+local lost, done = {}, {}
+if #results > 0 then
+  local ending = {}
+  local holders = call('MGET', unpack(locks))
+  for number, at in ipairs(results) do
+    local outcome, mine, id, value, attempts = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+    local key, holder = base .. id, holders[number]
+    done[number] = mine
+    if holder == mine then
+      ending[#ending + 1] = id
+      garbage[#garbage + 1] = locks[number]
+    -- The lock has run out, and nobody has noticed yet.
+    elseif holder or call('HGET', key, 'tk') ~= mine or call('LREM', ACTIVE, -1, id) == 0 then
+      lost[#lost + 1] = id
+      outcome = 'lost'
+    end
+    if outcome == 'completed' then
+      finish(now, id, 'completed', ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], 'atm', attempts, 'returnvalue', value)
+      event('completed', 'jobId', id, 'returnvalue', value, 'prev', 'active')
+    elseif outcome == 'failed' then
+      finish(now, id, 'failed', ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], 'atm', attempts, 'failedReason', value,
+        'stacktrace', ARGV[at + 8])
+      event('failed', 'jobId', id, 'failedReason', value, 'prev', 'active')
+      if tonumber(attempts) >= tonumber(ARGV[at + 10]) then
+        event('retries-exhausted', 'jobId', id, 'attemptsMade', attempts)
+      end
+    elseif outcome == 'retry' then
+      local delay = ARGV[at + 9]
+      call('HSET', key, 'tk', '', 'atm', attempts, 'failedReason', value, 'stacktrace', ARGV[at + 8], 'delay', delay)
+      if delay ~= '0' then
+        delay_until(id, now + delay)
       else
-        local delay = tonumber(ARGV[at + 5])
-        redis.call('HSET', key, 'tk', '', 'failedReason', value, 'stacktrace', ARGV[at + 4], 'delay', delay)
-        if delay > 0 then
-          delay_until(id, now + delay)
-        else
-          wait(id, 'LPUSH', tonumber(job[3] or 0) or 0, 'active')
-        end
+        wait_again(id, 'LPUSH', tonumber(ARGV[at + 11]), 'active')
+      end
+    elseif outcome == 'released' then
+      call('HSET', key, 'tk', '')
+      wait_again(id, 'RPUSH', 0, 'active')
+    end
+  end
+  deactivate(ending)
+  settle(now, keep)
+end
+
+-- The next jobs in their order, up to `most`. A job without a hash was removed; whatever is left of it is passed over.
+local function pop(most)
+  local jobs = {}
+  while #jobs < most do
+    local ids = call('RPOP', WAIT, most - #jobs)
+    if not ids then
+      ids = {}
+      for place, member in ipairs(call('ZPOPMIN', PRIORITIZED, most - #jobs)) do
+        if place % 2 == 1 then ids[#ids + 1] = member end
+      end
+      if #ids == 0 then break end
+    end
+    for _, id in ipairs(ids) do
+      local job = call('HMGET', base .. id, 'name', 'data', 'opts', 'atm', 'timestamp', 'defa', 'deid', 'org',
+        'priority', 'ats')
+      if job[1] then
+        job.id = id
+        jobs[#jobs + 1] = job
       end
     end
   end
-end
-if #locks > 0 then redis.call('DEL', unpack(locks)) end
-for set, own in pairs(ended) do
-  if own == true then own = {keep[set], 0} end
-  retain(now, set, own[1], own[2])
+  return jobs
 end
 
-local taken, pause = {}, 0
-if free > 0 and not is_paused() then
-  local ready = waiting()
-  if #tickets < free and ready > 0 then
-    for _, more in ipairs(read_tickets(consumer, free - #tickets)) do tickets[#tickets + 1] = more end
-    -- BullMQ's own clients add jobs without tickets; a worker with a free slot never starves for one.
-    local missing = math.min(free, ready) - #tickets
-    if missing > 0 then
-      for _ = 1, missing do ticket('*') end
-      for _, more in ipairs(read_tickets(consumer, missing)) do tickets[#tickets + 1] = more end
-    end
-  end
-  local allowed = math.min(free, #tickets)
-  local rules = redis.call('HMGET', base .. 'meta', 'concurrency', 'max', 'duration')
-  if rules[1] then allowed = math.min(allowed, tonumber(rules[1]) - redis.call('LLEN', base .. 'active')) end
-  local limited = rules[2] and rules[3] and allowed > 0 and ready > 0
+local taken, pause, may_be_more = {}, 0, 0
+if free > 0 and not is_paused then
+  local allowed = free
+  if most_active then allowed = math.min(allowed, most_active - call('LLEN', ACTIVE)) end
+  local limited = most_starts and per_ms
   if limited then
-    local used = tonumber(redis.call('GET', base .. 'limiter') or 0)
-    if used >= tonumber(rules[2]) then pause = math.max(redis.call('PTTL', base .. 'limiter'), 1) end
-    allowed = math.min(allowed, tonumber(rules[2]) - used)
+    local used = tonumber(call('GET', base .. 'limiter') or 0)
+    if used >= most_starts and waiting() > 0 then pause = math.max(call('PTTL', base .. 'limiter'), 1) end
+    allowed = math.min(allowed, most_starts - used)
   end
-  while #taken < allowed do
-    local id = redis.call('RPOP', base .. 'wait')
-    if not id then id = redis.call('ZPOPMIN', base .. 'prioritized')[1] end
-    if not id then break end
+  local jobs = pop(allowed)
+  if #jobs == allowed and allowed > 0 then may_be_more = 1 end
+  if #tickets < #jobs then
+    for _, more in ipairs(read_tickets(consumer, #jobs - #tickets)) do tickets[#tickets + 1] = more end
+  end
+  -- BullMQ's own clients add jobs without tickets; a worker with a free slot never starves for one.
+  local missing = #jobs - #tickets
+  if missing > 0 then
+    for _ = 1, missing do ticket('*') end
+    for _, more in ipairs(read_tickets(consumer, missing)) do tickets[#tickets + 1] = more end
+  end
+  local started = {}
+  for number, job in ipairs(jobs) do
+    local id, mine, starts = job.id, tickets[number], whole((job[10] or 0) + 1)
     local key = base .. id
-    local job = redis.call('HMGET', key, 'name', 'data', 'opts', 'atm', 'timestamp', 'defa')
-    -- A job without a hash was removed; whatever is left of it is passed over.
-    if job[1] then
-      local mine = tickets[#taken + 1]
-      local starts = redis.call('HINCRBY', key, 'ats', 1)
-      redis.call('HSET', key, 'tk', mine, 'processedOn', now, 'pb', consumer)
-      redis.call('SET', key .. ':lock', mine, 'PX', lease)
-      redis.call('LPUSH', base .. 'active', id)
-      event('active', 'jobId', id, 'prev', 'waiting')
-      taken[#taken + 1] = {id, mine, job[1], job[2] or '', job[3] or '{}', tostring(starts), job[4] or '0',
-        job[5] or '0', job[6] or ''}
-    end
+    call('HSET', key, 'tk', mine, 'processedOn', now, 'pb', consumer, 'ats', starts)
+    call('SET', key .. ':lock', mine, 'PX', lease)
+    event('active', 'jobId', id, 'prev', 'waiting')
+    started[number] = id
+    taken[number] = {id, mine, job[1], job[2] or '', job[3] or '{}', starts, job[4] or '0', job[5] or '0',
+      job[6] or '', job[7] or '', job[8] or '', job[9] or '0'}
   end
+  if #started > 0 then call('LPUSH', ACTIVE, unpack(started)) end
   if limited and #taken > 0 then
-    if redis.call('INCRBY', base .. 'limiter', #taken) == #taken then
-      redis.call('PEXPIRE', base .. 'limiter', rules[3])
-    end
+    if call('INCRBY', base .. 'limiter', #taken) == #taken then call('PEXPIRE', base .. 'limiter', per_ms) end
   end
 end
-for at = #taken + 1, #tickets do done[#done + 1] = tickets[at] end
+for number = #taken + 1, #tickets do done[#done + 1] = tickets[number] end
 -- The group is gone after an obliterate; then there is nothing to acknowledge either.
 if #done > 0 then redis.pcall('XACK', STREAM, GROUP, unpack(done)) end
 
-local left = waiting()
-if #locks > 0 and left == 0 and redis.call('LLEN', base .. 'active') == 0 then
+if #results > 0 and #taken == 0 and waiting() == 0 and call('LLEN', ACTIVE) == 0 then
   event('drained')
-  if redis.call('ZCARD', base .. 'delayed') == 0 then redis.call('DEL', SHARES) end
+  if call('ZCARD', DELAYED) == 0 then call('DEL', SHARES) end
 end
-return {lost, taken, pause, left}
+return {lost, taken, pause, may_be_more}

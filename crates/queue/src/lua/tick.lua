@@ -3,17 +3,17 @@
 -- ARGV: now, consumer, lease in ms, stalls a job may suffer, ms between sweeps.
 -- Returns {due time of the next delayed job or -1, jobs taken back from dead workers, jobs waiting}.
 
-local now, consumer, lease, most_stalls = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local now, consumer, lease, most_stalls = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
 -- 1. Delayed jobs that are due.
-local due = redis.call('ZRANGEBYSCORE', base .. 'delayed', '-inf', now * 4096 + 4095, 'LIMIT', 0, 1000)
+local due = call('ZRANGEBYSCORE', DELAYED, '-inf', now * 4096 + 4095, 'LIMIT', 0, 1000)
 if #due > 0 then
-  redis.call('ZREM', base .. 'delayed', unpack(due))
+  call('ZREM', DELAYED, unpack(due))
   for _, id in ipairs(due) do
-    local priority = redis.call('HGET', base .. id, 'priority')
+    local priority = call('HGET', base .. id, 'priority')
     if priority then
-      redis.call('HSET', base .. id, 'delay', 0)
-      wait(id, 'LPUSH', tonumber(priority) or 0, 'delayed')
+      call('HSET', base .. id, 'delay', 0)
+      wait_again(id, 'LPUSH', tonumber(priority) or 0, 'delayed')
     end
   end
 end
@@ -23,62 +23,63 @@ local reclaimed = 0
 local claimed = redis.pcall('XAUTOCLAIM', STREAM, GROUP, consumer, lease, '0-0', 'COUNT', 100, 'JUSTID')
 if claimed.err then
   -- Redis came back empty, or somebody obliterated the queue.
-  redis.call('XGROUP', 'CREATE', STREAM, GROUP, '0', 'MKSTREAM')
+  call('XGROUP', 'CREATE', STREAM, GROUP, '0', 'MKSTREAM')
 elseif #claimed[2] > 0 then
   local holders = {}
-  for _, id in ipairs(redis.call('LRANGE', base .. 'active', 0, -1)) do
-    local held = redis.call('HGET', base .. id, 'tk')
+  for _, id in ipairs(call('LRANGE', ACTIVE, 0, -1)) do
+    local held = call('HGET', base .. id, 'tk')
     if held and held ~= '' then holders[held] = id end
   end
   for _, entry in ipairs(claimed[2]) do
     local id = holders[entry]
     if id then
-      local lock = redis.call('GET', base .. id .. ':lock')
+      local lock = call('GET', base .. id .. ':lock')
       if not lock or lock == entry then
         stalled(now, id, most_stalls)
         reclaimed = reclaimed + 1
       end
     end
   end
-  redis.call('XACK', STREAM, GROUP, unpack(claimed[2]))
+  call('XACK', STREAM, GROUP, unpack(claimed[2]))
 end
 
 -- 3. Now and then: jobs of ours that nobody holds any more, though no ticket says so (the stream was deleted), and
 -- consumers nobody is behind any more.
-if redis.call('SET', base .. 'stalled-check', now, 'NX', 'PX', ARGV[5]) then
-  for _, id in ipairs(redis.call('LRANGE', base .. 'active', 0, -1)) do
-    local held = redis.call('HGET', base .. id, 'tk')
-    if held and held ~= '' and redis.call('EXISTS', base .. id .. ':lock') == 0 then
+if call('SET', base .. 'stalled-check', now, 'NX', 'PX', ARGV[5]) then
+  for _, id in ipairs(call('LRANGE', ACTIVE, 0, -1)) do
+    local held = call('HGET', base .. id, 'tk')
+    if held and held ~= '' and call('EXISTS', base .. id .. ':lock') == 0 then
       stalled(now, id, most_stalls)
       reclaimed = reclaimed + 1
     end
   end
-  for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', STREAM, GROUP)) do
+  for _, row in ipairs(call('XINFO', 'CONSUMERS', STREAM, GROUP)) do
     local about = {}
     for at = 1, #row, 2 do about[row[at]] = row[at + 1] end
     if about.pending == 0 and about.idle > 3600000 and about.name ~= consumer then
-      redis.call('XGROUP', 'DELCONSUMER', STREAM, GROUP, about.name)
+      call('XGROUP', 'DELCONSUMER', STREAM, GROUP, about.name)
     end
   end
 end
+
+settle(now, {})
 
 -- 4. Waiting jobs without a ticket: added by BullMQ's own clients, or held back while paused.
 local ready = waiting()
-for _, row in ipairs(redis.call('XINFO', 'GROUPS', STREAM)) do
+for _, row in ipairs(call('XINFO', 'GROUPS', STREAM)) do
   local about = {}
   for at = 1, #row, 2 do about[row[at]] = row[at + 1] end
   if about.name == GROUP then
-    if ready > 0 and not is_paused() then
+    if ready > 0 and not is_paused then
       local wanted = math.min(ready, 1000)
-      local cap = redis.call('HGET', base .. 'meta', 'concurrency')
-      if cap then wanted = math.min(wanted, tonumber(cap) - redis.call('LLEN', base .. 'active')) end
+      if most_active then wanted = math.min(wanted, most_active - call('LLEN', ACTIVE)) end
       for _ = 1, wanted - (tonumber(about.lag) or 0) do ticket('*') end
     end
     -- 5. Tickets that were delivered and acknowledged.
-    local pending = redis.call('XPENDING', STREAM, GROUP)
-    redis.call('XTRIM', STREAM, 'MINID', '~', pending[2] or about['last-delivered-id'])
+    local pending = call('XPENDING', STREAM, GROUP)
+    call('XTRIM', STREAM, 'MINID', '~', pending[2] or about['last-delivered-id'])
   end
 end
 
-local following = redis.call('ZRANGE', base .. 'delayed', 0, 0, 'WITHSCORES')[2]
+local following = call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')[2]
 return {following and math.floor(tonumber(following) / 4096) or -1, reclaimed, ready}

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: figures as ratios against a baseline in the same run, never as promises.
+//! `cargo xtask bench ingest`: ingestion over HTTP against what the database itself can take.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,26 +9,20 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use clap::{Args, Subcommand};
+use clap::Args;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::{
+    bench::write,
     failure::{Context, Failure, Outcome},
     services::Running,
     stack::{Person, Stack, machine},
-    usage, workspace,
+    usage,
 };
 
-/// Which benchmark.
-#[derive(Subcommand, Clone, Debug)]
-pub enum Bench {
-    /// Ingestion over HTTP against what the database itself can take
-    Ingest(Options),
-}
-
-/// Options of a benchmark.
+/// Options of `bench ingest`.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// Seconds a measurement lasts
@@ -47,13 +41,6 @@ const BATCH: usize = 100;
 const ORGANIZATIONS: usize = 8;
 const PEOPLE: usize = 64;
 
-/// Runs a benchmark.
-pub async fn run(bench: Bench) -> Outcome<ExitCode> {
-    match bench {
-        Bench::Ingest(options) => ingest(&options).await,
-    }
-}
-
 /// What one measurement found.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sample {
@@ -67,7 +54,8 @@ struct Sample {
     load_us: f64,
 }
 
-async fn ingest(options: &Options) -> Outcome<ExitCode> {
+/// Runs it.
+pub async fn run(options: &Options) -> Outcome<ExitCode> {
     // Every request is counted in Redis as ever, but none is refused; the worker scales apart and does not run here.
     let settings = [("RATE_LIMIT_MULTIPLIER", "100000"), ("LOG_LEVEL", "warn"), ("DATABASE_POOL_SIZE", "10")];
     let mut stack = Stack::start("bench", true, &settings).await?;
@@ -76,18 +64,10 @@ async fn ingest(options: &Options) -> Outcome<ExitCode> {
     let (text, met) = measured?;
     say!("\n{text}");
     if options.write {
-        let path = workspace::root().join("docs/benchmarks.md");
-        let page = fs::read_to_string(&path).context("cannot read docs/benchmarks.md")?;
-        let (head, rest) =
-            page.split_once(BEGIN).ok_or_else(|| Failure::new("docs/benchmarks.md has no place for it"))?;
-        let (_, tail) = rest.split_once(END).ok_or_else(|| Failure::new("docs/benchmarks.md has no place for it"))?;
-        fs::write(&path, format!("{head}{BEGIN}\n{text}\n{END}{tail}")).context("cannot write docs/benchmarks.md")?;
+        write("ingest", &text)?;
     }
     Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
-
-const BEGIN: &str = "<!-- bench:ingest -->";
-const END: &str = "<!-- /bench:ingest -->";
 
 async fn measure_all(stack: &mut Stack, options: &Options) -> Outcome<(String, bool)> {
     let mut gateway = stack.gateway(&[]).await?;
@@ -152,7 +132,7 @@ async fn measure_all(stack: &mut Stack, options: &Options) -> Outcome<(String, b
     if stored != sent_points {
         return Err(Failure::new(format!("{sent_points} points were acknowledged, {stored} are stored")));
     }
-    let machine = machine(&stack.cluster, &stack.redis);
+    let machine = machine(Some(&stack.cluster), &stack.redis);
     Ok(report(&samples, peak_mib, stored, options, &machine))
 }
 
