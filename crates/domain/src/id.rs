@@ -51,6 +51,8 @@ ids! {
     SessionId;
     /// One recorded position.
     FixId;
+    /// One claim of money spent.
+    ExpenseId;
 }
 
 /// Reads a UUID as the wire accepts it: 36 characters, any letter case, version 1–8 and the RFC 9562 variant, or all

@@ -1,18 +1,21 @@
 //! The business in plain Rust: no I/O, no async, no framework.
 //!
-//! Field teams check in, move and check out; their organization trusts the kilometres. What that means is decided
-//! here, so that the gateway and the worker cannot come to different answers.
+//! Field teams check in, move, claim expenses and check out; their organization trusts the kilometres and the sums. What
+//! that means is decided here, so that the gateway and the worker cannot come to different answers.
 
 pub mod attendance;
 pub mod auth;
 pub mod clock;
 pub mod employee;
+pub mod expense;
 pub mod id;
 pub mod job;
 pub mod location;
+pub mod money;
 pub mod page;
+pub mod receipt;
 pub mod tenant;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use id::{EmployeeId, FixId, OrganizationId, SessionId, UserId};
+pub use id::{EmployeeId, ExpenseId, FixId, OrganizationId, SessionId, UserId};
 pub use tenant::Tenant;
