@@ -181,6 +181,12 @@ pub struct Measurement {
 }
 
 impl Measurement {
+    /// How many points the last measurement found.
+    #[must_use]
+    pub const fn measured_points(&self) -> i64 {
+        self.checkpoint.points()
+    }
+
     /// Where measuring goes on: the checkpoint when everything new lies after it, else the very beginning.
     #[must_use]
     pub fn start(&self) -> Odometer {
@@ -295,6 +301,19 @@ pub async fn mark_failed(tx: &mut TenantTx, id: SessionId, now: DateTime<Utc>) -
         .execute(tx.connection())
         .await?;
     Ok(())
+}
+
+/// Notes that the measurement gave up, if the session still waits for it. Answers whether it did.
+pub async fn mark_failed_if_due(tx: &mut TenantTx, id: SessionId, now: DateTime<Utc>) -> DbResult<bool> {
+    let key: (Uuid, Uuid) = (tx.organization(), id.uuid());
+    let marked = diesel::update(sessions::table.find(key).filter(sessions::dirty_from.is_not_null()))
+        .set((
+            sessions::distance_recalculation_status.eq(DistanceStatus::Failed.as_str()),
+            sessions::updated_at.eq(now),
+        ))
+        .execute(tx.connection())
+        .await?;
+    Ok(marked == 1)
 }
 
 /// Sessions marked before `before` and still not measured, oldest mark first, at most `most`. `failed` says whether to

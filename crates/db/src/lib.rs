@@ -61,6 +61,7 @@ pub mod measurement;
 mod migrate;
 pub mod organizations;
 mod pool;
+pub mod schedule;
 mod schema;
 mod system;
 mod tenant;

@@ -12,7 +12,7 @@ use crate::pool::{Connection, discard};
 use crate::schema::gps_locations as fixes;
 use crate::{Db, DbError, DbResult, TenantTx};
 
-use sql::{ensure_partitions, record_batches, record_points};
+use sql::{drop_partitions, ensure_partitions, record_batches, record_points};
 
 /// The functions of the database that hold the hot path.
 mod sql {
@@ -56,6 +56,10 @@ mod sql {
         /// Months ahead.
         #[sql_name = "app.ensure_partitions"]
         fn ensure_partitions(first: diesel::sql_types::Date, ahead: Integer) -> Integer;
+
+        /// Drops the months that ended before a day.
+        #[sql_name = "app.drop_partitions"]
+        fn drop_partitions(horizon: diesel::sql_types::Date) -> Integer;
     }
 }
 
@@ -429,4 +433,10 @@ pub async fn measure(
 /// role: partitions belong to no organization.
 pub async fn ensure_partitions_ahead(tx: &mut crate::SystemTx, today: chrono::NaiveDate, ahead: i32) -> DbResult<i32> {
     Ok(diesel::select(ensure_partitions(today, ahead)).get_result(tx.connection()).await?)
+}
+
+/// Drops the months of fixes that ended before `horizon`; answers how many. By the system role: partitions belong to no
+/// organization.
+pub async fn drop_partitions_before(tx: &mut crate::SystemTx, horizon: chrono::NaiveDate) -> DbResult<i32> {
+    Ok(diesel::select(drop_partitions(horizon)).get_result(tx.connection()).await?)
 }

@@ -24,6 +24,8 @@ pub enum Outcome {
     NoSuchSession,
     /// The session holds more points than allowed; nothing was changed.
     TooManyPoints,
+    /// Fewer points are stored than were measured before, since retention has dropped some; nothing was changed.
+    PointsGone,
     /// Measured and saved.
     Measured(Session, Measured),
 }
@@ -41,6 +43,10 @@ pub async fn measure(tx: &mut TenantTx, id: SessionId, from: From, most: i64, no
     };
     if !locations::measure(tx, id, locked.session.checkin_at, &mut odometer, most).await? {
         return Ok(Outcome::TooManyPoints);
+    }
+    // Points are never deleted one by one: what was paid for must not shrink because its points grew too old to keep.
+    if odometer.points() < locked.measured_points() {
+        return Ok(Outcome::PointsGone);
     }
     let distance_km = odometer.kilometres();
     let duration_s = duration_s(locked.session.checkin_at, locked.session.checkout_at.unwrap_or(now));

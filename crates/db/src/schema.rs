@@ -135,6 +135,14 @@ table! {
     }
 }
 
+table! {
+    schedule_turns (task) {
+        task -> Text,
+        due_at -> Timestamptz,
+        taken_at -> Timestamptz,
+    }
+}
+
 allow_tables_to_appear_in_same_query!(
     organizations,
     users,

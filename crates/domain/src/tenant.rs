@@ -2,7 +2,7 @@
 
 use crate::auth::Identity;
 use crate::id::OrganizationId;
-use crate::job::RecalculateDistance;
+use crate::job::Payload;
 
 /// Proof that whoever is asking belongs to an organization.
 ///
@@ -20,8 +20,8 @@ impl Tenant {
 
     /// The organization a job works for; `None` when its producer did not say, and the system role has to look it up.
     #[must_use]
-    pub fn of_job(job: &RecalculateDistance) -> Option<Self> {
-        job.organization.map(Self)
+    pub fn of_job(job: &impl Payload) -> Option<Self> {
+        job.organization().map(Self)
     }
 
     /// The organization itself.

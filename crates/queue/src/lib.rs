@@ -9,6 +9,7 @@
 mod admin;
 mod config;
 mod connection;
+mod dead;
 mod error;
 pub mod limits;
 mod producer;
@@ -18,6 +19,7 @@ mod scripts;
 pub use admin::{Admin, Counts};
 pub use config::RedisConfig;
 pub use connection::Redis;
+pub use dead::{Dead, FailedJobs};
 pub use error::QueueError;
 pub use producer::{Deduplication, Enqueued, NewJob, Producer};
 pub use runner::{Finished, Handler, Job, JobError, Observer, Runner, RunnerOptions};

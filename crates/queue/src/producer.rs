@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use domain::job::Payload;
 use gather::{Gather, Pace};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -74,6 +75,19 @@ impl NewJob {
             carrier: None,
             organization: None,
         }
+    }
+
+    /// A job of that payload, as its kind travels: to be put on the queue of that kind. `carrier` holds the trace and the
+    /// request it comes from.
+    pub fn of<P: Payload>(payload: &P, carrier: Option<String>) -> Result<Self, QueueError> {
+        let data = serde_json::to_string(payload).map_err(|error| QueueError::Broken(error.to_string()))?;
+        let mut job = Self { attempts: P::ATTEMPTS, backoff: P::BACKOFF, delay: P::DELAY, ..Self::new(P::NAME, data) };
+        if let Some(id) = payload.deduplication() {
+            job.deduplicate(id);
+        }
+        job.organization = payload.organization().map(domain::OrganizationId::uuid);
+        job.carrier = carrier;
+        Ok(job)
     }
 
     /// Makes it collapse into a waiting job of the same `id`; while one runs, the last that comes runs afterwards.

@@ -22,3 +22,6 @@ script!(LEAVE, "lua/leave.lua", "Gives back what a stopping worker did not use."
 
 /// Charges budgets; knows no queue.
 pub(crate) static LIMITS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/limits.lua")));
+
+/// Looks for failed jobs that were not copied yet, and notes those that were; changes no state.
+pub(crate) static DEAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/dead.lua")));

@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::fs;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
+use prometheus_client::metrics::family::MetricConstructor;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Metric;
 use tracing_appender::non_blocking::ErrorCounter;
@@ -20,6 +22,24 @@ pub use prometheus_client::metrics::gauge::Gauge;
 pub use prometheus_client::metrics::histogram::Histogram;
 
 use crate::Settings;
+
+/// Upper bounds of the histograms of a family.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds(&'static [f64]);
+
+impl MetricConstructor<Histogram> for Bounds {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(self.0.iter().copied())
+    }
+}
+
+/// A histogram for each value of some labels.
+pub type Histograms<L> = Family<L, Histogram, Bounds>;
+
+/// What labels have to be.
+pub trait LabelSet: Clone + fmt::Debug + Eq + Hash + EncodeLabelSet + Send + Sync + 'static {}
+
+impl<L: Clone + fmt::Debug + Eq + Hash + EncodeLabelSet + Send + Sync + 'static> LabelSet for L {}
 
 /// The metrics of one process.
 #[derive(Debug)]
@@ -59,6 +79,13 @@ impl Registry {
         let labels = labels.iter().map(|(name, value)| ((*name).into(), (*value).into()));
         self.0.sub_registry_with_labels(labels).register(name, help, histogram.clone());
         histogram
+    }
+
+    /// Adds a histogram for each value of some labels, all with these upper bounds.
+    pub fn histograms<L: LabelSet>(&mut self, name: &str, help: &str, bounds: &'static [f64]) -> Histograms<L> {
+        let family = Family::new_with_constructor(Bounds(bounds));
+        self.0.register(name, help, family.clone());
+        family
     }
 
     /// Everything, as OpenMetrics 1.0 text.

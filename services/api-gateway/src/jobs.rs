@@ -2,7 +2,7 @@
 
 use domain::SessionId;
 use domain::Tenant;
-use domain::job::RecalculateDistance;
+use domain::job::{Payload, RecalculateDistance};
 use queue::{NewJob, Producer};
 use tracing::Instrument;
 
@@ -34,12 +34,8 @@ impl DistanceJobs {
         let carrier = span.in_scope(|| telemetry::traces::carrier(request_id));
         let producer = self.producer.clone();
         let publish = async move {
-            let Ok(data) = serde_json::to_string(&job) else { return };
-            let mut new = NewJob::new(RecalculateDistance::NAME, data);
-            new.deduplicate(session.to_string());
-            new.organization = job.organization.map(domain::OrganizationId::uuid);
-            new.carrier = carrier;
-            if let Err(error) = producer.enqueue(new).await {
+            let asked = async { producer.enqueue(NewJob::of(&job, carrier)?).await };
+            if let Err(error) = asked.await {
                 tracing::warn!(session.id = %session, error.message = %error, "a distance job could not be queued; the sweep will ask again");
             }
         };

@@ -11,7 +11,7 @@ use actix_web::middleware::{Compress, from_fn};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use db::Db;
 use domain::Clock;
-use domain::job::RecalculateDistance;
+use domain::job::{Payload, RecalculateDistance};
 use queue::limits::Limits;
 use queue::{Admin, Producer, Redis};
 use telemetry::metrics::Registry;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::Months;
 use db::DatabaseConfig;
 use queue::RedisConfig;
 use secrecy::SecretString;
@@ -20,6 +21,12 @@ pub struct Config {
     pub redis: RedisConfig,
     /// `WORKER_CONCURRENCY` (1): distance jobs at once.
     pub concurrency: usize,
+    /// `ANALYTICS_WORKER_CONCURRENCY` (5, 1–50): analytics jobs at once.
+    pub analytics_concurrency: usize,
+    /// `WEBHOOK_WORKER_CONCURRENCY` (5, 1–20): webhook deliveries at once.
+    pub webhook_concurrency: usize,
+    /// `GPS_RETENTION_MONTHS` (0–1200; 0, the default: all are kept): whole months of fixes that are kept.
+    pub keep_months: Option<Months>,
     /// `MAX_POINTS_PER_SESSION` (50,000).
     pub max_points: i64,
     /// `SHUTDOWN_TIMEOUT_S` (25): how long jobs in hand may take to finish.
@@ -49,6 +56,11 @@ impl Config {
             system_database,
             redis,
             concurrency: settings.number("WORKER_CONCURRENCY", 1..=1000, 1),
+            analytics_concurrency: settings.number("ANALYTICS_WORKER_CONCURRENCY", 1..=50, 5),
+            webhook_concurrency: settings.number("WEBHOOK_WORKER_CONCURRENCY", 1..=20, 5),
+            keep_months: Some(settings.number("GPS_RETENTION_MONTHS", 0..=1200, 0))
+                .filter(|months| *months > 0)
+                .map(Months::new),
             max_points: settings.number("MAX_POINTS_PER_SESSION", 1..=100_000_000, 50_000),
             shutdown_timeout: Duration::from_secs(settings.number("SHUTDOWN_TIMEOUT_S", 1..=120, 25)),
             metrics_scrape_token: settings.secret("METRICS_SCRAPE_TOKEN"),

@@ -5,6 +5,7 @@
 //! a clock, [`startup`] ties it together.
 
 pub mod config;
+pub mod dead_letters;
 pub mod http;
 pub mod jobs;
 pub mod metrics;

@@ -1,10 +1,13 @@
 //! What the worker counts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use domain::job::RecalculateDistance;
+use domain::job::{Payload, RecalculateDistance};
 use queue::{Finished, Observer};
-use telemetry::metrics::{Counter, Family, Gauge, Histogram, Registry};
+use telemetry::metrics::{Counter, Family, Gauge, Histograms, Registry};
+
+use crate::jobs::Ended;
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 
@@ -14,42 +17,66 @@ const TOOK_S: [f64; 8] = [0.001, 0.005, 0.02, 0.05, 0.2, 1.0, 5.0, 30.0];
 /// Bounds of waiting times in seconds; the objective is a minute.
 const WAITED_S: [f64; 8] = [0.01, 0.05, 0.2, 1.0, 5.0, 15.0, 60.0, 300.0];
 
-const QUEUE: Labels<1> = [("queue", RecalculateDistance::QUEUE)];
-
 /// Metrics of this process.
 pub struct Metrics {
     registry: Registry,
     distance_jobs: Family<Labels<1>, Counter>,
     jobs: Family<Labels<2>, Counter>,
-    took: Histogram,
-    waited: Histogram,
+    took: Histograms<Labels<1>>,
+    waited: Histograms<Labels<1>>,
     reclaimed: Family<Labels<1>, Counter>,
+    lost: Family<Labels<1>, Counter>,
     busy: Family<Labels<1>, Gauge>,
     capacity: Family<Labels<1>, Gauge>,
+    turns: Family<Labels<2>, Counter>,
 }
 
 impl Metrics {
     /// Registers everything in the process's registry.
     #[must_use]
-    pub fn new(mut registry: Registry, concurrency: usize) -> Self {
-        let metrics = Self {
+    pub fn new(mut registry: Registry) -> Self {
+        Self {
             distance_jobs: registry.add("distance_jobs", "Distance jobs that ended"),
             jobs: registry.add("jobs", "Runs of jobs by how they ended"),
-            took: registry.histogram("job_duration_seconds", "Time a job ran", &TOOK_S, &QUEUE),
-            waited: registry.histogram("job_wait_seconds", "Time from a job's request to its start", &WAITED_S, &QUEUE),
+            took: registry.histograms("job_duration_seconds", "Time a job ran", &TOOK_S),
+            waited: registry.histograms("job_wait_seconds", "Time from a job's request to its start", &WAITED_S),
             reclaimed: registry.add("queue_reclaimed", "Jobs taken over from workers that went away"),
+            lost: registry.add("queue_lost", "Jobs given up because they were lost with their worker too often"),
             busy: registry.add("worker_busy", "Jobs that run now"),
             capacity: registry.add("worker_capacity", "Jobs that may run at once"),
+            turns: registry.add("schedule_turns", "Turns of scheduled tasks taken by this worker, by how they ended"),
             registry,
-        };
-        metrics.capacity.get_or_create(&QUEUE).set(i64::try_from(concurrency).unwrap_or(i64::MAX));
-        metrics.busy.get_or_create(&QUEUE).set(0);
-        metrics
+        }
     }
 
-    /// Counts a distance job that ended for good.
-    pub fn distance_job(&self, status: &'static str) {
-        self.distance_jobs.get_or_create(&[("status", status)]).inc();
+    /// Counts a run of a kind's own figures.
+    pub fn job(&self, queue: &'static str, ended: Ended, _took: Duration) {
+        let status = match ended {
+            Ended::Done => "success",
+            Ended::GivenUp => "failed",
+            Ended::Again => return,
+        };
+        if queue == RecalculateDistance::QUEUE {
+            self.distance_jobs.get_or_create(&[("status", status)]).inc();
+        }
+    }
+
+    /// Counts a job that was given up because it took its workers down.
+    pub fn job_lost(&self, queue: &'static str) {
+        self.lost.get_or_create(&[("queue", queue)]).inc();
+    }
+
+    /// Counts a turn of a scheduled task.
+    pub fn turn(&self, task: &'static str, outcome: &'static str) {
+        self.turns.get_or_create(&[("task", task), ("outcome", outcome)]).inc();
+    }
+
+    /// Who counts what the runner of a queue does; it may run so many jobs at once.
+    #[must_use]
+    pub fn of_queue(self: &Arc<Self>, queue: &'static str, concurrency: usize) -> QueueMetrics {
+        self.capacity.get_or_create(&[("queue", queue)]).set(i64::try_from(concurrency).unwrap_or(i64::MAX));
+        self.busy.get_or_create(&[("queue", queue)]).set(0);
+        QueueMetrics { all: Arc::clone(self), queue }
     }
 
     /// Everything, as OpenMetrics text.
@@ -59,19 +86,27 @@ impl Metrics {
     }
 }
 
-impl Observer for Metrics {
+/// Metrics of one queue's runner.
+pub struct QueueMetrics {
+    all: Arc<Metrics>,
+    queue: &'static str,
+}
+
+impl Observer for QueueMetrics {
     fn started(&self, waited: Duration) {
-        self.waited.observe(waited.as_secs_f64());
-        self.busy.get_or_create(&QUEUE).inc();
+        let label = [("queue", self.queue)];
+        self.all.waited.get_or_create(&label).observe(waited.as_secs_f64());
+        self.all.busy.get_or_create(&label).inc();
     }
 
     fn finished(&self, outcome: Finished, took: Duration) {
-        self.busy.get_or_create(&QUEUE).dec();
-        self.took.observe(took.as_secs_f64());
-        self.jobs.get_or_create(&[QUEUE[0], ("outcome", outcome.as_str())]).inc();
+        let label = [("queue", self.queue)];
+        self.all.busy.get_or_create(&label).dec();
+        self.all.took.get_or_create(&label).observe(took.as_secs_f64());
+        self.all.jobs.get_or_create(&[label[0], ("outcome", outcome.as_str())]).inc();
     }
 
     fn reclaimed(&self, jobs: u64) {
-        self.reclaimed.get_or_create(&QUEUE).inc_by(jobs);
+        self.all.reclaimed.get_or_create(&[("queue", self.queue)]).inc_by(jobs);
     }
 }

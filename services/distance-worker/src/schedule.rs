@@ -1,15 +1,22 @@
-//! What runs on a clock, in one table. Every task is harmless when several workers run it at once.
+//! What runs on a clock, in one table.
+//!
+//! With several workers exactly one runs a turn: whoever moves the task's time on in the database. A worker that dies
+//! in the middle loses that turn and no more; every task looks at what is there, so the next one makes up for it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{Months, TimeDelta};
 use db::{Db, DbError};
 use domain::Clock;
 use domain::job::RecalculateDistance;
-use queue::{NewJob, Producer};
+use queue::{NewJob, Producer, QueueError};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
+
+use crate::dead_letters::DeadLetters;
+use crate::metrics::Metrics;
 
 /// How old a mark must be before the sweep takes it for forgotten: the job that was asked for has had its chance.
 const FORGOTTEN: TimeDelta = TimeDelta::seconds(5);
@@ -23,16 +30,55 @@ const SWEEP_BATCH: usize = 200;
 /// Months of partitions that are always there ahead of time.
 const MONTHS_AHEAD: i32 = 3;
 
-/// The clock's hands: what they reach, and how often.
-const TABLE: [(Task, Duration); 2] =
-    [(Task::Sweep, Duration::from_secs(5)), (Task::Partitions, Duration::from_secs(6 * 3600))];
+/// How often the table is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Task {
+/// When a turn that failed may be tried again, at the latest.
+const AGAIN_AFTER: TimeDelta = TimeDelta::seconds(30);
+
+/// What runs when.
+const TABLE: [(Task, TimeDelta); 4] = [
+    (Task::Sweep, TimeDelta::seconds(5)),
+    (Task::DeadLetters, TimeDelta::seconds(5)),
+    (Task::Retention, TimeDelta::hours(1)),
+    (Task::Partitions, TimeDelta::hours(6)),
+];
+
+/// Something that runs on a clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Task {
     /// Asks for the measurement of sessions whose job was lost.
     Sweep,
+    /// Copies jobs that failed for good to the queues operators look at.
+    DeadLetters,
+    /// Drops months of fixes that need not be kept.
+    Retention,
     /// Makes the partitions of the coming months.
     Partitions,
+}
+
+impl Task {
+    /// Its name in the database and in metrics; never reused for another task.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sweep => "sweep",
+            Self::DeadLetters => "dead-letters",
+            Self::Retention => "retention",
+            Self::Partitions => "partitions",
+        }
+    }
+}
+
+/// A turn came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum TurnError {
+    /// The database could not do it.
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// The queue could not do it.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
 }
 
 /// What the tasks may reach.
@@ -42,62 +88,124 @@ pub struct Schedule {
     pub db: Db,
     /// The distance queue.
     pub producer: Producer,
+    /// The dead letters of every kind of job.
+    pub dead_letters: Vec<DeadLetters>,
+    /// `GPS_RETENTION_MONTHS`: whole months of fixes that are kept; `None`: all of them.
+    pub keep_months: Option<Months>,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
+    /// What the worker counts.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Schedule {
-    /// Runs every task at once and then at its own pace, until told to stop. A failure is logged and tried again at
-    /// the next turn.
-    pub async fn run(self, stop: watch::Receiver<bool>) {
-        let tasks = TABLE.map(|(task, every)| {
-            let (schedule, mut stop) = (self.clone(), stop.clone());
-            tokio::spawn(async move {
-                let mut turns = tokio::time::interval(every);
-                turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                let mut first = true;
-                loop {
-                    tokio::select! {
-                        _ = turns.tick() => {}
-                        _ = stop.wait_for(|stop| *stop) => return,
-                    }
-                    if let Err(error) = schedule.turn(task, first).await {
-                        tracing::warn!(task = ?task, error.message = %error, "a scheduled task failed and will be tried again");
-                    } else {
-                        first = false;
+    /// Runs what is due, until told to stop; turns that run then may end. A failure is logged and tried again soon.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        // Whatever made measurements fail may have been mended while this process was away.
+        if let Err(error) = self.sweep(true).await {
+            tracing::warn!(error.message = %error, "the first sweep failed");
+        }
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut turns = JoinSet::new();
+        let mut away = false;
+        loop {
+            tokio::select! {
+                _ = looks.tick() => {}
+                _ = stop.wait_for(|stop| *stop) => break,
+            }
+            match self.take_turns().await {
+                Ok(taken) => {
+                    away = false;
+                    for task in taken {
+                        let schedule = self.clone();
+                        turns.spawn(async move { schedule.turn(task).await });
                     }
                 }
-            })
-        });
-        for task in tasks {
-            let _ = task.await;
+                Err(error) => {
+                    if !away {
+                        tracing::warn!(error.message = %error, "the schedule cannot be read; trying again");
+                    }
+                    away = true;
+                }
+            }
+            while turns.try_join_next().is_some() {}
         }
+        turns.join_all().await;
     }
 
-    async fn turn(&self, task: Task, first: bool) -> Result<(), DbError> {
-        match task {
-            Task::Sweep => self.sweep(first).await.map(|_| ()),
+    /// Takes the turns that are due and that nobody else takes.
+    pub async fn take_turns(&self) -> Result<Vec<Task>, DbError> {
+        let now = self.clock.now();
+        let mut tx = self.db.system().await?;
+        let due = db::schedule::due_times(&mut tx).await?;
+        let mut taken = Vec::new();
+        for (task, every) in TABLE {
+            let at = due.iter().find(|(name, _)| name == task.name()).map(|(_, at)| *at);
+            // A clock that was set back must not stop the schedule for as long.
+            let is_due = at.is_none_or(|at| at <= now || at > now + every + every);
+            if is_due && db::schedule::take_turn(&mut tx, task.name(), at, now, now + every).await? {
+                taken.push(task);
+            }
+        }
+        tx.commit().await?;
+        Ok(taken)
+    }
+
+    /// Runs one turn that was taken; gives it back when it comes to nothing.
+    pub async fn turn(&self, task: Task) {
+        let done = match task {
+            Task::Sweep => self.sweep(false).await.map(|_| ()),
+            Task::DeadLetters => self.collect().await,
+            Task::Retention => self.retention().await,
             Task::Partitions => self.partitions().await,
+        };
+        self.metrics.turn(task.name(), if done.is_ok() { "done" } else { "failed" });
+        let Err(error) = done else { return };
+        tracing::warn!(task = task.name(), error.message = %error, "a scheduled task failed and will be tried again");
+        let again = async {
+            let mut tx = self.db.system().await?;
+            db::schedule::give_back(&mut tx, task.name(), self.clock.now() + AGAIN_AFTER).await?;
+            tx.commit().await
+        };
+        if let Err(error) = again.await {
+            tracing::debug!(task = task.name(), error.message = %error, "a turn could not be given back");
         }
     }
 
-    /// Asks for the measurement of sessions that were marked a while ago, and at the first turn of a process also of
-    /// those that were given up: whatever was wrong may have been mended. Answers how many.
-    pub async fn sweep(&self, with_failed: bool) -> Result<usize, DbError> {
+    /// Asks for the measurement of sessions that were marked a while ago; `with_failed` also of those that were given
+    /// up. Answers how many.
+    pub async fn sweep(&self, with_failed: bool) -> Result<usize, TurnError> {
         let mut tx = self.db.system().await?;
         let overdue = db::attendance::overdue(&mut tx, self.clock.now() - FORGOTTEN, with_failed, SWEEP_MOST).await?;
         tx.commit().await?;
         for jobs in overdue.chunks(SWEEP_BATCH) {
-            let jobs = jobs.iter().filter_map(distance_job).collect();
-            if let Err(error) = self.producer.enqueue_many(jobs).await {
-                tracing::debug!(error.message = %error, "the sweep could not reach the queue");
-                break;
-            }
+            let jobs = jobs.iter().map(|job: &RecalculateDistance| NewJob::of(job, None));
+            self.producer.enqueue_many(jobs.collect::<Result<_, _>>()?).await?;
         }
         Ok(overdue.len())
     }
 
-    async fn partitions(&self) -> Result<(), DbError> {
+    async fn collect(&self) -> Result<(), TurnError> {
+        for kind in &self.dead_letters {
+            kind.collect().await?;
+        }
+        Ok(())
+    }
+
+    async fn retention(&self) -> Result<(), TurnError> {
+        let Some(months) = self.keep_months else { return Ok(()) };
+        let Some(horizon) = self.clock.now().date_naive().checked_sub_months(months) else { return Ok(()) };
+        let mut tx = self.db.system().await?;
+        let dropped = db::locations::drop_partitions_before(&mut tx, horizon).await?;
+        tx.commit().await?;
+        if dropped > 0 {
+            tracing::info!(dropped, "months of fixes dropped");
+        }
+        Ok(())
+    }
+
+    async fn partitions(&self) -> Result<(), TurnError> {
         let mut tx = self.db.system().await?;
         let today = self.clock.now().date_naive();
         let made = db::locations::ensure_partitions_ahead(&mut tx, today, MONTHS_AHEAD).await?;
@@ -107,11 +215,4 @@ impl Schedule {
         }
         Ok(())
     }
-}
-
-fn distance_job(job: &RecalculateDistance) -> Option<NewJob> {
-    let mut new = NewJob::new(RecalculateDistance::NAME, serde_json::to_string(job).ok()?);
-    new.deduplicate(job.session.to_string());
-    new.organization = job.organization.map(domain::OrganizationId::uuid);
-    Some(new)
 }

@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use db::Db;
 use domain::Clock;
-use domain::job::RecalculateDistance;
+use domain::job::{Payload, RecalculateDistance};
 use queue::{Producer, Redis, Runner, RunnerOptions};
 use telemetry::metrics::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::config::Config;
+use crate::dead_letters::DeadLetters;
 use crate::http::{self, Pages};
 use crate::jobs::distance::Distance;
+use crate::jobs::{Context, Kind, Work};
 use crate::metrics::Metrics;
 use crate::schedule::Schedule;
 
@@ -46,14 +50,13 @@ impl Worker {
         let redis = Redis::open(&config.redis).map_err(|error| wrong(&error))?;
         let listener =
             TcpListener::bind(("0.0.0.0", config.port)).await.map_err(|error| StartError::Port(config.port, error))?;
-        let metrics = Arc::new(Metrics::new(registry, config.concurrency));
+        let metrics = Arc::new(Metrics::new(registry));
         Ok(Self { config, db, redis, clock, metrics, listener })
     }
 
     /// Works until `stop` says true, then finishes what it holds, gives back the rest, and returns.
     pub async fn run(self, stop: watch::Receiver<bool>) {
         let Self { config, db, redis, clock, metrics, listener } = self;
-        let producer = Producer::start(redis.clone(), RecalculateDistance::QUEUE);
         let pages = Arc::new(Pages {
             db: db.clone(),
             redis: redis.clone(),
@@ -62,8 +65,6 @@ impl Worker {
             draining: AtomicBool::new(false),
         });
         let server = tokio::spawn(http::serve(listener, Arc::clone(&pages)));
-        let schedule = Schedule { db: db.clone(), producer, clock: Arc::clone(&clock) };
-        let schedule = tokio::spawn(schedule.run(stop.clone()));
         let drain = tokio::spawn({
             let mut stop = stop.clone();
             async move {
@@ -72,18 +73,53 @@ impl Worker {
                 pages.draining.store(true, Ordering::Relaxed);
             }
         });
-        let distance = Distance { db, clock, max_points: config.max_points, metrics: Arc::clone(&metrics) };
-        let options = RunnerOptions {
-            concurrency: config.concurrency,
+        let cx = Context { db: db.clone(), clock: Arc::clone(&clock), metrics: Arc::clone(&metrics) };
+        let mut crew = Crew {
+            redis: redis.clone(),
+            metrics: Arc::clone(&metrics),
             drain_timeout: config.shutdown_timeout,
-            ..RunnerOptions::default()
+            stop: stop.clone(),
+            runners: JoinSet::new(),
+            dead_letters: Vec::new(),
         };
-        Runner::new(redis, RecalculateDistance::QUEUE, options)
-            .observed_by(metrics)
-            .run(Arc::new(distance), stop)
-            .await;
+        // One line a kind of job: the kind, and how many of its jobs may run at once.
+        crew.hire(Distance { cx, max_points: config.max_points }, config.concurrency);
+
+        let schedule = Schedule {
+            db,
+            producer: Producer::start(redis, RecalculateDistance::QUEUE),
+            dead_letters: crew.dead_letters,
+            keep_months: config.keep_months,
+            clock,
+            metrics,
+        };
+        let schedule = tokio::spawn(schedule.run(stop));
+        crew.runners.join_all().await;
         let _ = schedule.await;
         let _ = drain.await;
         server.abort();
+    }
+}
+
+/// Everybody who takes jobs in this process. All stop at once, and each drains on its own.
+struct Crew {
+    redis: Redis,
+    metrics: Arc<Metrics>,
+    drain_timeout: Duration,
+    stop: watch::Receiver<bool>,
+    runners: JoinSet<()>,
+    dead_letters: Vec<DeadLetters>,
+}
+
+impl Crew {
+    /// Starts taking jobs of a kind, `concurrency` at once.
+    fn hire<K: Kind>(&mut self, kind: K, concurrency: usize) {
+        let queue = K::Payload::QUEUE;
+        let work = Arc::new(Work::of(kind, Arc::clone(&self.metrics)));
+        self.dead_letters.push(DeadLetters::of::<K::Payload>(&self.redis, Arc::<Work<K>>::clone(&work)));
+        let options = RunnerOptions { concurrency, drain_timeout: self.drain_timeout, ..RunnerOptions::default() };
+        let runner = Runner::new(self.redis.clone(), queue, options)
+            .observed_by(Arc::new(self.metrics.of_queue(queue, concurrency)));
+        self.runners.spawn(runner.run(work, self.stop.clone()));
     }
 }

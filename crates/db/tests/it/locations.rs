@@ -216,3 +216,30 @@ async fn points_that_the_default_partition_caught_move_when_their_month_is_made(
     assert_eq!(count("gps_locations_default").await, 2);
     assert_eq!(count("gps_locations").await, 4);
 }
+
+#[tokio::test]
+async fn kilometres_outlive_the_points_they_were_measured_from() {
+    let database = TestDatabase::create().await;
+    let db = database.open();
+    let field = Field::new(&database, &db).await;
+    let fixes: Vec<Fix> = (1..=100).map(|second| field.fix(second)).collect();
+    batch(&db, &field, &fixes).await;
+    let measured = kilometres(&db, &field, From::Checkpoint).await;
+    let drop_before = async |horizon: NaiveDate| {
+        let mut tx = db.system().await.unwrap();
+        let dropped = db::locations::drop_partitions_before(&mut tx, horizon).await.unwrap();
+        tx.commit().await.unwrap();
+        dropped
+    };
+    let today = SystemClock.now().date_naive();
+    assert_eq!(drop_before(today).await, 0, "this month has not ended");
+    assert!(drop_before(today + TimeDelta::days(35)).await >= 1);
+
+    let mut tx = db.tenant(field.tenant).await.unwrap();
+    let outcome = measure(&mut tx, field.session, From::Beginning, 1_000_000, SystemClock.now()).await.unwrap();
+    assert_eq!(outcome, Outcome::PointsGone);
+    let session = db::attendance::find(&mut tx, field.session).await.unwrap().unwrap();
+    assert_eq!(session.total_distance_km, Some(measured));
+    drop(tx);
+    assert_eq!(kilometres(&db, &field, From::Checkpoint).await, measured, "what was measured can be gone on from");
+}

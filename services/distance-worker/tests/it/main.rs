@@ -3,5 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 mod bad_jobs;
+mod dead_letters;
 mod pages;
+mod schedule;
 mod support;

@@ -78,6 +78,14 @@ impl TestWorker {
         (tenant, session)
     }
 
+    /// Checks the session's employee out.
+    pub async fn close(&self, tenant: Tenant, session: SessionId) {
+        let mut tx = self.db.tenant(tenant).await.unwrap();
+        let employee = db::attendance::find(&mut tx, session).await.unwrap().unwrap().employee;
+        db::attendance::close(&mut tx, employee, SystemClock.now()).await.unwrap().unwrap();
+        tx.commit().await.unwrap();
+    }
+
     pub async fn enqueue(&self, name: &str, data: &str) -> String {
         match self.producer.enqueue(NewJob::new(name, data.to_owned())).await.unwrap() {
             Enqueued::Added(id) => id,

@@ -53,6 +53,9 @@ impl Endpoint for Recalculate {
                  Raise MAX_POINTS_PER_SESSION to override.",
                 config.max_points
             ))),
+            Outcome::PointsGone => Err(ApiError::Refused(format!(
+                "Session {id} is older than the GPS points that are kept. Its figures stay as they were measured."
+            ))),
             Outcome::Measured(_, measured) => {
                 tx.commit().await?;
                 Ok(reply::ok(Result {

@@ -1,0 +1,2 @@
+DROP FUNCTION app.drop_partitions(date);
+DROP TABLE schedule_turns;
