@@ -52,10 +52,13 @@
 //! ```
 
 pub mod attendance;
+pub mod audit;
 mod config;
 pub mod employees;
 mod error;
+pub mod events;
 pub mod identity;
+mod json;
 pub mod locations;
 pub mod measurement;
 mod migrate;

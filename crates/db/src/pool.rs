@@ -23,6 +23,7 @@ pub(crate) type Connection = Object<AsyncPgConnection>;
 pub struct Db {
     app: Pool<AsyncPgConnection>,
     system: Pool<AsyncPgConnection>,
+    carrier: fn() -> Option<String>,
 }
 
 /// How the connections of one role are used at this moment.
@@ -37,7 +38,15 @@ pub struct PoolUse {
 impl Db {
     /// Prepares both pools. Nothing is connected yet: a service starts, and says it is not ready, without its database.
     pub fn open(app: &DatabaseConfig, system: &DatabaseConfig) -> Result<Self, InvalidDatabaseUrl> {
-        Ok(Self { app: pool(app)?, system: pool(system)? })
+        Ok(Self { app: pool(app)?, system: pool(system)?, carrier: || None })
+    }
+
+    /// Has events remember what caused them: `carrier` says it at the moment an event is written, as JSON that whoever
+    /// continues the trace understands.
+    #[must_use]
+    pub const fn traced_by(mut self, carrier: fn() -> Option<String>) -> Self {
+        self.carrier = carrier;
+        self
     }
 
     /// Opens a transaction that sees only `tenant`.
@@ -46,7 +55,7 @@ impl Db {
     /// that holds it, rolls it back.
     pub async fn tenant(&self, tenant: Tenant) -> DbResult<TenantTx> {
         let begin = format!("BEGIN; SELECT set_config('app.organization_id', '{}', true)", tenant.organization());
-        Ok(TenantTx::new(self.begin(&self.app, &begin).await?, tenant))
+        Ok(TenantTx::new(self.begin(&self.app, &begin).await?, tenant, self.carrier))
     }
 
     /// Opens a transaction of the system role, for work that has no organization yet or looks over all of them. Each

@@ -143,6 +143,43 @@ table! {
     }
 }
 
+table! {
+    webhook_events (organization_id, id) {
+        organization_id -> Uuid,
+        id -> Uuid,
+        position -> BigInt,
+        event_type -> Text,
+        payload -> Jsonb,
+        live -> Nullable<Jsonb>,
+        trace -> Nullable<Text>,
+        created_at -> Timestamptz,
+        relayed_at -> Nullable<Timestamptz>,
+    }
+}
+
+table! {
+    admin_audit_log (organization_id, id) {
+        organization_id -> Uuid,
+        id -> Uuid,
+        event -> Text,
+        actor_id -> Nullable<Uuid>,
+        resource_type -> Nullable<Text>,
+        resource_id -> Nullable<Text>,
+        payload -> Jsonb,
+        created_at -> Timestamptz,
+        position -> Nullable<BigInt>,
+        hash -> Nullable<Bytea>,
+    }
+}
+
+table! {
+    audit_chains (organization_id) {
+        organization_id -> Uuid,
+        position -> BigInt,
+        hash -> Bytea,
+    }
+}
+
 allow_tables_to_appear_in_same_query!(
     organizations,
     users,
@@ -152,4 +189,7 @@ allow_tables_to_appear_in_same_query!(
     attendance_sessions,
     session_summaries,
     gps_locations,
+    webhook_events,
+    admin_audit_log,
+    audit_chains,
 );

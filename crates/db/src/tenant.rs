@@ -12,11 +12,12 @@ pub struct TenantTx {
     /// `None` only once it is over.
     connection: Option<Connection>,
     tenant: Tenant,
+    carrier: fn() -> Option<String>,
 }
 
 impl TenantTx {
-    pub(crate) const fn new(connection: Connection, tenant: Tenant) -> Self {
-        Self { connection: Some(connection), tenant }
+    pub(crate) const fn new(connection: Connection, tenant: Tenant, carrier: fn() -> Option<String>) -> Self {
+        Self { connection: Some(connection), tenant, carrier }
     }
 
     /// The organization it sees.
@@ -27,6 +28,11 @@ impl TenantTx {
 
     pub(crate) fn organization(&self) -> uuid::Uuid {
         self.tenant.organization().uuid()
+    }
+
+    /// The trace and the request in which it does what it does now.
+    pub(crate) fn carrier(&self) -> Option<String> {
+        (self.carrier)()
     }
 
     pub(crate) fn connection(&mut self) -> &mut AsyncPgConnection {

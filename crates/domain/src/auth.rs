@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{EmployeeId, OrganizationId, UserId, parse_uuid};
+use crate::id::{ApiKeyId, EmployeeId, OrganizationId, UserId, parse_uuid};
 
 /// What a person is to their organization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -77,6 +77,17 @@ pub enum ClaimsError {
     /// The e-mail address does not look like one.
     #[error("Invalid token claims: email must be a valid email address")]
     Email,
+}
+
+/// Who does something that is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Actor {
+    /// A signed-in user.
+    User(UserId),
+    /// A program with an API key.
+    ApiKey(ApiKeyId),
+    /// The product by itself.
+    System,
 }
 
 /// Who asks, as far as the credential says.

@@ -53,6 +53,10 @@ ids! {
     FixId;
     /// One claim of money spent.
     ExpenseId;
+    /// One event under one of its names.
+    EventId;
+    /// A key that programs call with.
+    ApiKeyId;
 }
 
 /// Reads a UUID as the wire accepts it: 36 characters, any letter case, version 1–8 and the RFC 9562 variant, or all

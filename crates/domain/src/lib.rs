@@ -7,6 +7,7 @@ pub mod attendance;
 pub mod auth;
 pub mod clock;
 pub mod employee;
+pub mod event;
 pub mod expense;
 pub mod id;
 pub mod job;
@@ -17,5 +18,5 @@ pub mod receipt;
 pub mod tenant;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use id::{EmployeeId, ExpenseId, FixId, OrganizationId, SessionId, UserId};
+pub use id::{ApiKeyId, EmployeeId, EventId, ExpenseId, FixId, OrganizationId, SessionId, UserId};
 pub use tenant::Tenant;

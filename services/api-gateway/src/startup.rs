@@ -24,7 +24,7 @@ use crate::http::client_address::client_address;
 use crate::http::endpoint::Routes;
 use crate::http::expiring::Expiring;
 use crate::http::limits::{Budget, admit};
-use crate::http::observe::{RequestContext, observe};
+use crate::http::observe::{RequestContext, observe, present_request};
 use crate::http::reply;
 use crate::identity::{Authenticator, passwords};
 use crate::jobs::DistanceJobs;
@@ -68,7 +68,9 @@ impl Application {
         listener: TcpListener,
     ) -> Result<Self, StartError> {
         let wrong = |error: &dyn std::fmt::Display| StartError::Settings(error.to_string());
-        let db = Db::open(&config.database, &config.system_database).map_err(|error| wrong(&error))?;
+        let db = Db::open(&config.database, &config.system_database)
+            .map_err(|error| wrong(&error))?
+            .traced_by(present_request);
         let redis = Redis::open(&config.redis).map_err(|error| wrong(&error))?;
         let passwords = passwords::Passwords::new();
         let identity = match &config.identity {

@@ -69,6 +69,8 @@ async fn the_system_role_may_do_what_its_policies_explain_and_no_more() {
         .map(|row| row.get(0))
         .collect();
     let expected = [
+        "admin_audit_log SELECT",
+        "audit_chains SELECT",
         "organizations INSERT",
         "refresh_tokens DELETE",
         "refresh_tokens INSERT",
@@ -83,6 +85,8 @@ async fn the_system_role_may_do_what_its_policies_explain_and_no_more() {
         "user_credentials SELECT",
         "users INSERT",
         "users SELECT",
+        "webhook_events DELETE",
+        "webhook_events SELECT",
     ];
     assert_eq!(granted, expected.map(str::to_owned).into());
     let system = database.as_system().await;
@@ -93,6 +97,8 @@ async fn the_system_role_may_do_what_its_policies_explain_and_no_more() {
         "SELECT name FROM employees",
         "UPDATE users SET role = 'ADMIN'",
         "DELETE FROM organizations",
+        "UPDATE webhook_events SET payload = '{}'",
+        "DELETE FROM admin_audit_log",
     ] {
         let error = system.batch_execute(forbidden).await.unwrap_err();
         assert_eq!(error.code().unwrap().code(), "42501", "{forbidden}");
@@ -136,6 +142,7 @@ fn in_code() -> BTreeSet<String> {
                 "Integer" => "int4",
                 "Double" => "float8",
                 "Bytea" => "bytea",
+                "Jsonb" => "jsonb",
                 "Timestamptz" => "timestamptz",
                 "UserRole" => "user_role",
                 other => panic!("unknown type {other}"),

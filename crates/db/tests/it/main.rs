@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+mod audit;
+mod events;
 mod fences;
 mod journeys;
 mod locations;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix_web::HttpRequest;
 use actix_web::http::header::AUTHORIZATION;
 use chrono::TimeDelta;
-use domain::auth::{Identity, Role};
+use domain::auth::{Actor, Identity, Role};
 use domain::{EmployeeId, Tenant, UserId};
 
 use crate::error::{ApiError, ApiResult};
@@ -42,6 +42,12 @@ impl Caller {
     #[must_use]
     pub fn tenant(&self) -> Tenant {
         Tenant::of(&self.identity)
+    }
+
+    /// Who does what this request does, for the audit log.
+    #[must_use]
+    pub fn actor(&self) -> Actor {
+        Actor::User(self.identity.user)
     }
 
     /// The signed-in user.

@@ -17,7 +17,7 @@ use super::caller::{Access, Caller, authenticate};
 use super::client_address::client_address;
 use super::input::{Input, Parts, is_plain_text, media_type};
 use super::limits::{Budget, Remaining, admit, charge_refusal};
-use super::observe::RequestContext;
+use super::observe::{RequestContext, within_request};
 use super::reply;
 use crate::error::{ApiError, ApiResult};
 use crate::state::State;
@@ -174,7 +174,8 @@ async fn examine<E: Endpoint>(
         }
     }
     let request_id = RequestContext::of(request).request_id;
-    E::handle(Call { caller, state: state.clone(), input, address, request_id }).await
+    let call = Call { caller, state: state.clone(), input, address, request_id: Rc::clone(&request_id) };
+    within_request(request_id, E::handle(call)).await
 }
 
 /// The whole body, if it is of a type that is read at all and not too large.

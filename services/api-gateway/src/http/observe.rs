@@ -82,6 +82,21 @@ impl RequestContext {
     }
 }
 
+tokio::task_local! {
+    static REQUEST: Rc<str>;
+}
+
+/// Runs the part of a request that may cause something elsewhere.
+pub fn within_request<F: Future>(request_id: Rc<str>, work: F) -> impl Future<Output = F::Output> {
+    REQUEST.scope(request_id, work)
+}
+
+/// The present trace and request, for what is caused by them; `None` outside of any.
+#[must_use]
+pub fn present_request() -> Option<String> {
+    REQUEST.try_with(|id| telemetry::traces::carrier(id)).ok().flatten()
+}
+
 /// The middleware around everything else.
 pub async fn observe(
     request: ServiceRequest,

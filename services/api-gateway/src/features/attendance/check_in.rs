@@ -3,6 +3,7 @@
 use actix_web::HttpResponse;
 use actix_web::http::Method;
 use domain::SessionId;
+use domain::event::Event;
 use domain::location::Coordinate;
 use garde::Validate;
 use serde::Deserialize;
@@ -39,6 +40,7 @@ impl Endpoint for CheckIn {
             db::locations::insert_first(&mut tx, id, employee, at, now).await?;
         }
         db::employees::touch(&mut tx, employee, now).await?;
+        db::events::record(&mut tx, &Event::CheckedIn(session.clone()), now).await?;
         tx.commit().await?;
         Ok(reply::created(session))
     }

@@ -2,6 +2,7 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
+use domain::event::Event;
 
 use crate::error::{ApiError, ApiResult};
 use crate::http::caller::Access;
@@ -21,9 +22,11 @@ impl Endpoint for CheckOut {
         let caller = call.caller()?;
         let employee = caller.working_employee()?;
         let mut tx = call.state.db.tenant(caller.tenant()).await?;
-        let Some(session) = db::attendance::close(&mut tx, employee, call.state.clock.now()).await? else {
+        let now = call.state.clock.now();
+        let Some(session) = db::attendance::close(&mut tx, employee, now).await? else {
             return Err(ApiError::Refused("Cannot check out: no active session found. Check in first.".to_owned()));
         };
+        db::events::record(&mut tx, &Event::CheckedOut(session.clone()), now).await?;
         tx.commit().await?;
         call.state.jobs.ask(caller.tenant(), session.id, &call.request_id);
         Ok(reply::ok(session))
