@@ -2,13 +2,14 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::clock::Stored;
+use crate::clock::{stored, stored_or_null};
 use crate::id::{EmployeeId, OrganizationId, SessionId};
 use crate::location::round_2;
 
 /// How far the distance of a session is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DistanceStatus {
     /// Points or a check-out have come that are not measured yet.
@@ -41,27 +42,34 @@ impl DistanceStatus {
 }
 
 /// An attendance session as clients see it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Session {
     /// Its id.
     pub id: SessionId,
     /// Who is at work.
+    #[serde(rename = "employee_id")]
     pub employee: EmployeeId,
     /// For whom.
+    #[serde(rename = "organization_id")]
     pub organization: OrganizationId,
     /// When the work began, by the server's clock.
+    #[serde(serialize_with = "stored")]
     pub checkin_at: DateTime<Utc>,
     /// When it ended; `None` while it is open.
+    #[serde(serialize_with = "stored_or_null")]
     pub checkout_at: Option<DateTime<Utc>>,
     /// Kilometres to 2 decimals, once measured.
     pub total_distance_km: Option<f64>,
     /// Whole seconds, once measured.
     pub total_duration_seconds: Option<i32>,
     /// How far the distance is known.
+    #[serde(rename = "distance_recalculation_status")]
     pub distance_status: DistanceStatus,
     /// When the row was made.
+    #[serde(serialize_with = "stored")]
     pub created_at: DateTime<Utc>,
     /// When it last changed.
+    #[serde(serialize_with = "stored")]
     pub updated_at: DateTime<Utc>,
 }
 
@@ -83,42 +91,11 @@ impl Session {
     }
 }
 
-impl Serialize for Session {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Wire {
-            id: SessionId,
-            employee_id: EmployeeId,
-            organization_id: OrganizationId,
-            checkin_at: Stored,
-            checkout_at: Option<Stored>,
-            total_distance_km: Option<f64>,
-            total_duration_seconds: Option<i32>,
-            distance_recalculation_status: DistanceStatus,
-            created_at: Stored,
-            updated_at: Stored,
-        }
-        Wire {
-            id: self.id,
-            employee_id: self.employee,
-            organization_id: self.organization,
-            checkin_at: Stored(self.checkin_at),
-            checkout_at: self.checkout_at.map(Stored),
-            total_distance_km: self.total_distance_km,
-            total_duration_seconds: self.total_duration_seconds,
-            distance_recalculation_status: self.distance_status,
-            created_at: Stored(self.created_at),
-            updated_at: Stored(self.updated_at),
-        }
-        .serialize(serializer)
-    }
-}
-
 /// A closed session counts as recent for this long.
 pub const RECENT: TimeDelta = TimeDelta::hours(24);
 
 /// How live an employee or a session is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum ActivityStatus {
     /// A session is open.

@@ -1,11 +1,12 @@
 //! Who asks, and what they may do. Signatures are checked elsewhere; what the claims mean is decided here.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::id::{ApiKeyId, EmployeeId, OrganizationId, UserId, parse_uuid};
 
 /// What a person is to their organization.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Role {
     /// Runs the organization.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 /// Where the time comes from.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
@@ -53,7 +55,7 @@ pub fn to_micros(time: DateTime<Utc>) -> DateTime<Utc> {
 
 /// A time as stored columns look on the wire: `2026-03-10T08:00:00.123456+00:00`, up to six fraction digits, trailing
 /// zeros cut, no fraction when it is zero.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, ToSchema)]
 pub struct Stored(pub DateTime<Utc>);
 
 impl fmt::Display for Stored {
@@ -68,14 +70,24 @@ impl fmt::Display for Stored {
     }
 }
 
-impl serde::Serialize for Stored {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl Serialize for Stored {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
+/// For `#[serde(serialize_with = …)]`: a time as [`Stored`].
+pub fn stored<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    Stored(*time).serialize(serializer)
+}
+
+/// For `#[serde(serialize_with = …)]`: a time as [`Stored`], or `null`.
+pub fn stored_or_null<S: Serializer>(time: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
+    time.map(Stored).serialize(serializer)
+}
+
 /// A time made by the server at reply time: `2026-03-10T08:00:00.123Z`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, ToSchema)]
 pub struct Replied(pub DateTime<Utc>);
 
 impl fmt::Display for Replied {
@@ -84,8 +96,8 @@ impl fmt::Display for Replied {
     }
 }
 
-impl serde::Serialize for Replied {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl Serialize for Replied {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }

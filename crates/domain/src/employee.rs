@@ -2,18 +2,21 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::clock::Stored;
+use crate::clock::stored;
 use crate::id::{EmployeeId, OrganizationId, UserId};
 
 /// An employee as administrators see them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Employee {
     /// Their id.
     pub id: EmployeeId,
     /// For whom they work.
+    #[serde(rename = "organization_id")]
     pub organization: OrganizationId,
     /// The account they sign in with, if any.
+    #[serde(rename = "user_id")]
     pub user: Option<UserId>,
     /// Their name.
     pub name: String,
@@ -24,38 +27,11 @@ pub struct Employee {
     /// Whether they may work.
     pub is_active: bool,
     /// When the row was made.
+    #[serde(serialize_with = "stored")]
     pub created_at: DateTime<Utc>,
     /// When it last changed.
+    #[serde(serialize_with = "stored")]
     pub updated_at: DateTime<Utc>,
-}
-
-impl Serialize for Employee {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Wire<'a> {
-            id: EmployeeId,
-            organization_id: OrganizationId,
-            user_id: Option<UserId>,
-            name: &'a str,
-            employee_code: &'a str,
-            phone: Option<&'a str>,
-            is_active: bool,
-            created_at: Stored,
-            updated_at: Stored,
-        }
-        Wire {
-            id: self.id,
-            organization_id: self.organization,
-            user_id: self.user,
-            name: &self.name,
-            employee_code: &self.employee_code,
-            phone: self.phone.as_deref(),
-            is_active: self.is_active,
-            created_at: Stored(self.created_at),
-            updated_at: Stored(self.updated_at),
-        }
-        .serialize(serializer)
-    }
 }
 
 /// The code given to an employee who comes without one: `EMP` and the number padded to four digits.

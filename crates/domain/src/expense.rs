@@ -2,13 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::clock::Stored;
+use crate::clock::{stored, stored_or_null};
 use crate::id::{EmployeeId, ExpenseId, OrganizationId, UserId};
 use crate::money::Money;
 
 /// Where a claim stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum ExpenseStatus {
     /// Nobody has reviewed it.
@@ -38,13 +39,15 @@ impl ExpenseStatus {
 }
 
 /// A claim as clients see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Expense {
     /// Its id.
     pub id: ExpenseId,
     /// For whom the money was spent.
+    #[serde(rename = "organization_id")]
     pub organization: OrganizationId,
     /// Who spent it.
+    #[serde(rename = "employee_id")]
     pub employee: EmployeeId,
     /// How much.
     pub amount: Money,
@@ -55,54 +58,21 @@ pub struct Expense {
     /// The receipt: an https address, or the path of an upload.
     pub receipt_url: Option<String>,
     /// When it was claimed.
+    #[serde(serialize_with = "stored")]
     pub submitted_at: DateTime<Utc>,
     /// When it was reviewed.
+    #[serde(serialize_with = "stored_or_null")]
     pub reviewed_at: Option<DateTime<Utc>>,
     /// Who reviewed it; `None` also when an API key did.
     pub reviewed_by: Option<UserId>,
     /// Why it was rejected.
     pub rejection_comment: Option<String>,
     /// When the row was made.
+    #[serde(serialize_with = "stored")]
     pub created_at: DateTime<Utc>,
     /// When it last changed.
+    #[serde(serialize_with = "stored")]
     pub updated_at: DateTime<Utc>,
-}
-
-impl Serialize for Expense {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Wire<'a> {
-            id: ExpenseId,
-            organization_id: OrganizationId,
-            employee_id: EmployeeId,
-            amount: &'a Money,
-            description: &'a str,
-            status: ExpenseStatus,
-            receipt_url: Option<&'a str>,
-            submitted_at: Stored,
-            reviewed_at: Option<Stored>,
-            reviewed_by: Option<UserId>,
-            created_at: Stored,
-            updated_at: Stored,
-            rejection_comment: Option<&'a str>,
-        }
-        Wire {
-            id: self.id,
-            organization_id: self.organization,
-            employee_id: self.employee,
-            amount: &self.amount,
-            description: &self.description,
-            status: self.status,
-            receipt_url: self.receipt_url.as_deref(),
-            submitted_at: Stored(self.submitted_at),
-            reviewed_at: self.reviewed_at.map(Stored),
-            reviewed_by: self.reviewed_by,
-            created_at: Stored(self.created_at),
-            updated_at: Stored(self.updated_at),
-            rejection_comment: self.rejection_comment.as_deref(),
-        }
-        .serialize(serializer)
-    }
 }
 
 /// What a reviewer says.

@@ -11,6 +11,9 @@ use std::ops::{Add, AddAssign};
 use bigdecimal::{BigDecimal, RoundingMode, Zero};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 /// A number written with more characters than this is read as the double nearest to it, as every client that counts in
 /// doubles would: digits beyond these are no money, and reading millions of them would cost time.
@@ -89,6 +92,14 @@ impl fmt::Display for Money {
 }
 
 /// As a JSON number with every digit. For `serde_json` alone.
+impl ToSchema for Money {}
+
+impl PartialSchema for Money {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new().schema_type(Type::Number).description(Some("An exact decimal amount.")).into()
+    }
+}
+
 impl Serialize for Money {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         RawValue::from_string(self.to_string()).map_err(serde::ser::Error::custom)?.serialize(serializer)

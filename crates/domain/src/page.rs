@@ -1,6 +1,7 @@
 //! Pages of a list.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// The page a caller asks for; both numbers are at least 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +21,7 @@ impl PageRequest {
 }
 
 /// What a reply says about its page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Pagination {
     /// The page asked for.

@@ -39,6 +39,8 @@ enum Command {
     Migrate,
     /// Say what is wrong with the settings, if anything
     CheckConfig,
+    /// Print the API's description, as it is served at /openapi.json
+    Openapi,
     /// Organizations
     #[command(subcommand)]
     Organization(Organization),
@@ -65,6 +67,10 @@ fn main() -> ExitCode {
         Command::Serve => with_config(serve),
         Command::CheckConfig => with_config(|_| say("the settings are fine")),
         Command::Healthcheck => healthcheck(),
+        Command::Openapi => match api_gateway::http::openapi::document() {
+            Ok(document) => say(document.json.trim_end()),
+            Err(error) => complain(error, 1),
+        },
         Command::Migrate => migrate(),
         Command::Organization(Organization::Create { name, slug, admin_email }) => {
             with_config(|config| organization_create(config, name, slug, admin_email))

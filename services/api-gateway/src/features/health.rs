@@ -1,6 +1,5 @@
 //! Health: is this process alive, can it do its work, what does it count.
 
-use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -12,12 +11,14 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::clock::Replied;
 use secrecy::ExposeSecret;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::error::ApiResult;
 use crate::http::caller::Access;
 use crate::http::endpoint::{Call, Endpoint, Routes};
 use crate::http::input::{Input, Parts};
 use crate::http::limits::Budget;
+use crate::http::openapi::About;
 use crate::http::reply;
 use crate::state::State;
 
@@ -41,17 +42,26 @@ impl Endpoint for Root {
     const ACCESS: Access = Access::Public;
     type Input = ();
 
+    fn about() -> About {
+        About::new("health", "getRoot", "What this is").bare::<Service>(200, "It is up.")
+    }
+
     async fn handle(_: Call<()>) -> ApiResult<HttpResponse> {
         Ok(reply::json(
             StatusCode::OK,
-            &BTreeMap::from([
-                ("service", "FieldTrack 2.0"),
-                ("status", "online"),
-                ("version", "1.0.0"),
-                ("docs", "/docs"),
-            ]),
+            &Service { service: "FieldTrack 2.0", status: "online", version: "1.0.0", docs: "/docs" },
         ))
     }
+}
+
+/// What answers here.
+#[derive(Serialize, ToSchema)]
+struct Service {
+    service: &'static str,
+    status: &'static str,
+    version: &'static str,
+    /// Where it is described.
+    docs: &'static str,
 }
 
 /// `GET /health`: from memory only, in any outage.
@@ -64,13 +74,13 @@ impl Endpoint for Health {
     const BUDGET: Budget = Budget::Exempt;
     type Input = ();
 
+    fn about() -> About {
+        About::new("health", "getHealth", "Is this process alive")
+            .note("From memory only, in any outage.")
+            .bare::<Alive<'_>>(200, "It is.")
+    }
+
     async fn handle(call: Call<()>) -> ApiResult<HttpResponse> {
-        #[derive(Serialize)]
-        struct Alive<'a> {
-            status: &'static str,
-            timestamp: Replied,
-            config_hash: &'a str,
-        }
         let config = &call.state.config;
         let timestamp = Replied(call.state.clock.now());
         let mut response =
@@ -82,6 +92,17 @@ impl Endpoint for Health {
     }
 }
 
+/// A process that answers.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Health)]
+struct Alive<'a> {
+    /// Always `ok`.
+    status: &'static str,
+    timestamp: Replied,
+    /// Of the settings it runs with: 12 hexadecimal digits.
+    config_hash: &'a str,
+}
+
 /// `GET /ready`: can it do its work.
 struct Ready;
 
@@ -91,6 +112,13 @@ impl Endpoint for Ready {
     const ACCESS: Access = Access::Public;
     const BUDGET: Budget = Budget::Exempt;
     type Input = ();
+
+    fn about() -> About {
+        About::new("health", "getReady", "Can this process do its work")
+            .note("Remembered for 3 s; nothing is asked for longer than 2 s. Workers are reported and never decide.")
+            .bare::<Readable>(200, "Everything it needs answers.")
+            .bare::<Readable>(503, "Something it needs is away, or it is on its way out.")
+    }
 
     async fn handle(call: Call<()>) -> ApiResult<HttpResponse> {
         let state = &call.state;
@@ -105,25 +133,70 @@ impl Endpoint for Ready {
         };
         let ready = found.is_ready() && !state.is_draining();
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        let word = |ok: bool| if ok { "ok" } else { "error" };
+        let workers = Workers {
+            status: Word::of(found.workers >= EXPECTED_WORKERS),
+            active: found.workers,
+            expected: EXPECTED_WORKERS,
+        };
         Ok(reply::json(
             status,
-            &serde_json::json!({
-                "status": if ready { "ready" } else { "not_ready" },
-                "timestamp": Replied(now),
-                "checks": {
-                    "redis": word(found.redis),
-                    "supabase": word(found.database),
-                    "bullmq": word(found.queues),
-                    "workers": {
-                        "status": word(found.workers >= EXPECTED_WORKERS),
-                        "active": found.workers,
-                        "expected": EXPECTED_WORKERS,
-                    },
+            &Readable {
+                status: if ready { "ready" } else { "not_ready" },
+                timestamp: Replied(now),
+                checks: Checks {
+                    redis: Word::of(found.redis),
+                    supabase: Word::of(found.database),
+                    bullmq: Word::of(found.queues),
+                    workers,
                 },
-            }),
+            },
         ))
     }
+}
+
+/// What `/ready` says.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Ready)]
+struct Readable {
+    /// `ready` or `not_ready`.
+    status: &'static str,
+    timestamp: Replied,
+    checks: Checks,
+}
+
+/// What it looked at, by the names that clients know.
+#[derive(Serialize, ToSchema)]
+struct Checks {
+    redis: Word,
+    /// The database.
+    supabase: Word,
+    /// The queues.
+    bullmq: Word,
+    workers: Workers,
+}
+
+/// Whether something answers.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Ok,
+    Error,
+}
+
+impl Word {
+    const fn of(fine: bool) -> Self {
+        if fine { Self::Ok } else { Self::Error }
+    }
+}
+
+/// The workers of the queues.
+#[derive(Serialize, ToSchema)]
+struct Workers {
+    status: Word,
+    /// Processes that were there lately.
+    active: u64,
+    /// Processes that should be there at the least.
+    expected: u64,
 }
 
 /// Worker processes that should be there at the least.
@@ -168,6 +241,8 @@ impl Readiness {
     }
 }
 
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// `GET /metrics`: from memory, for whoever has the token.
 struct Metrics;
 
@@ -176,6 +251,7 @@ struct Authorization(Option<String>);
 
 impl Input for Authorization {
     const READS_BODY: bool = false;
+    const IS_JUDGED: bool = false;
 
     fn read(parts: &Parts<'_>) -> ApiResult<Self> {
         let header = parts.request.headers().get(AUTHORIZATION);
@@ -190,6 +266,13 @@ impl Endpoint for Metrics {
     const BUDGET: Budget = Budget::Exempt;
     type Input = Authorization;
 
+    fn about() -> About {
+        About::new("internal", "getMetrics", "What this process counts")
+            .note("For whoever has METRICS_SCRAPE_TOKEN, when that is set.")
+            .text(200, OPEN_METRICS, "OpenMetrics.")
+            .text(401, "text/plain", "The token is missing or wrong.")
+    }
+
     async fn handle(call: Call<Authorization>) -> ApiResult<HttpResponse> {
         if let Some(token) = &call.state.config.metrics_scrape_token {
             let sent = call.input.0.as_deref().and_then(|header| header.strip_prefix("Bearer ")).unwrap_or_default();
@@ -200,8 +283,6 @@ impl Endpoint for Metrics {
             }
         }
         let body = call.state.metrics.encode();
-        Ok(HttpResponse::Ok()
-            .insert_header((CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8"))
-            .body(body))
+        Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, OPEN_METRICS)).body(body))
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod attendance;
 pub mod auth;
+pub mod docs;
 pub mod employees;
 pub mod health;
 pub mod locations;
@@ -11,6 +12,7 @@ use crate::http::endpoint::{Route, Routes};
 /// The table of contents: each feature's routes, in reading order.
 pub fn routes(routes: &mut Routes<'_>) {
     health::routes(routes);
+    docs::routes(routes);
     auth::routes(routes);
     employees::routes(routes);
     attendance::routes(routes);

@@ -18,6 +18,7 @@ use super::client_address::client_address;
 use super::input::{Input, Parts, is_plain_text, media_type};
 use super::limits::{Budget, Remaining, admit, charge_refusal};
 use super::observe::{RequestContext, within_request};
+use super::openapi::{self, About, Operation};
 use super::reply;
 use crate::error::{ApiError, ApiResult};
 use crate::state::State;
@@ -34,6 +35,9 @@ pub trait Endpoint: 'static {
     const BUDGET: Budget = Budget::Default;
     /// What it takes from the request.
     type Input: Input;
+
+    /// What it is called and what it answers, for the API description; the rest is derived.
+    fn about() -> About;
 
     /// Does it.
     fn handle(call: Call<Self::Input>) -> impl Future<Output = ApiResult<HttpResponse>>;
@@ -69,6 +73,10 @@ pub struct Route {
     pub path: &'static str,
     /// Who may use it.
     pub access: Access,
+    /// Describes it.
+    pub operation: fn() -> Operation,
+    /// Reads what it takes, without doing it.
+    pub read: fn(&Parts<'_>) -> ApiResult<()>,
 }
 
 /// Collects routes: for the server when there is one, and always for the table.
@@ -91,7 +99,13 @@ impl<'a> Routes<'a> {
 
     /// Adds one use case.
     pub fn add<E: Endpoint>(&mut self) -> &mut Self {
-        self.table.push(Route { method: E::METHOD, path: E::PATH, access: E::ACCESS });
+        self.table.push(Route {
+            method: E::METHOD,
+            path: E::PATH,
+            access: E::ACCESS,
+            operation: openapi::operation::<E>,
+            read: |parts| E::Input::read(parts).map(|_| ()),
+        });
         if let Some(server) = self.server.as_deref_mut() {
             server.route(E::PATH, web::method(E::METHOD).to(serve::<E>));
             if E::METHOD == Method::GET {
@@ -153,7 +167,7 @@ async fn examine<E: Endpoint>(
         } else {
             BytesMut::new()
         };
-        let input = E::Input::read(&Parts { request, body: &body, now: state.clock.now() })?;
+        let input = E::Input::read(&Parts::of(request, &body, state.clock.now()))?;
         Ok::<_, ApiError>((caller, input))
     };
     let (caller, input) = match checked.await {

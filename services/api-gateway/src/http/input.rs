@@ -3,7 +3,11 @@
 //! The contract wants every problem of a body named at once, missing and mistyped values included. So a body is read
 //! into [`Field`]s, which take whatever stands there; garde then judges all of them by the rules of [`super::rules`],
 //! and only a body without a problem becomes a type of its own.
+//!
+//! The API description is read off the same code: [`Input::read`] is run once over a request that only takes notes
+//! ([`describe`]), and every rule asked says what it is. What a use case takes is never written down a second time.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -12,6 +16,7 @@ use chrono::{DateTime, Utc};
 use domain::id::parse_uuid;
 use garde::{Path, Report, Validate};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::timestamp::parse_utc;
@@ -66,6 +71,11 @@ pub trait Kind: Sized {
 
     /// For an object: its fields, and those of objects within, in the order in which problems are named.
     const ORDER: &'static [&'static str] = &[];
+
+    /// What it is in the API description, as JSON Schema.
+    fn schema() -> Value {
+        json!({ "type": Self::EXPECTED })
+    }
 
     /// From a number.
     fn from_number(_: f64) -> Option<Self> {
@@ -169,6 +179,10 @@ pub struct UuidText(pub Option<Uuid>);
 impl Kind for UuidText {
     const EXPECTED: &'static str = "string";
 
+    fn schema() -> Value {
+        json!({ "type": "string", "format": "uuid" })
+    }
+
     fn from_text(text: &str) -> Option<Self> {
         Some(Self(parse_uuid(text)))
     }
@@ -181,14 +195,26 @@ pub struct UtcText(pub Option<DateTime<Utc>>);
 impl Kind for UtcText {
     const EXPECTED: &'static str = "string";
 
+    fn schema() -> Value {
+        json!({
+            "type": "string",
+            "format": "date-time",
+            "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d+)?)?Z$",
+        })
+    }
+
     fn from_text(text: &str) -> Option<Self> {
         Some(Self(parse_utc(text)))
     }
 }
 
-/// A list of anything that can be read.
-impl<T: for<'de> Deserialize<'de>> Kind for Vec<T> {
+/// A list of whatever stands there.
+impl<T: Kind> Kind for Vec<Field<T>> {
     const EXPECTED: &'static str = "array";
+
+    fn schema() -> Value {
+        json!({ "type": "array", "items": T::schema() })
+    }
 
     fn from_list<'de, A: SeqAccess<'de>>(mut list: A) -> Result<Option<Self>, A::Error> {
         let mut items = Self::new();
@@ -207,6 +233,10 @@ macro_rules! object {
             const EXPECTED: &'static str = "object";
             const ORDER: &'static [&'static str] = &[$(stringify!($field)),+];
 
+            fn schema() -> serde_json::Value {
+                $crate::http::input::object_schema::<Self>()
+            }
+
             fn from_object<'de, A: serde::de::MapAccess<'de>>(object: A) -> Result<Option<Self>, A::Error> {
                 serde::Deserialize::deserialize(serde::de::value::MapAccessDeserializer::new(object)).map(Some)
             }
@@ -220,12 +250,135 @@ pub(crate) use object;
 pub struct Moment {
     /// The present.
     pub now: DateTime<Utc>,
+    /// Whether rules shall say what they are instead of judging.
+    describing: bool,
+}
+
+impl Moment {
+    /// Judges at `now`.
+    #[must_use]
+    pub const fn at(now: DateTime<Utc>) -> Self {
+        Self { now, describing: false }
+    }
+
+    /// The first line of every rule that can be described: ends it here, with what it is in JSON Schema's words, when
+    /// the API description asks. garde carries that where it otherwise carries messages.
+    pub fn rule(&self, schema: impl FnOnce() -> Value) -> garde::Result {
+        if self.describing { Err(garde::Error::new(schema().to_string())) } else { Ok(()) }
+    }
+}
+
+/// A mark of a field that JSON Schema keeps elsewhere than at the field.
+pub struct Mark(&'static str);
+
+/// The field must be there.
+pub const REQUIRED: Mark = Mark("x-required");
+/// The field may be `null`.
+pub const NULLABLE: Mark = Mark("x-nullable");
+
+impl Mark {
+    /// A field's schema with the mark on it.
+    #[must_use]
+    pub fn with(&self, mut schema: Value) -> Value {
+        schema[self.0] = true.into();
+        schema
+    }
+}
+
+/// What a request of a route may hold, as far as its [`Input`] reads it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Taken {
+    /// Parameters of path and query, as OpenAPI writes them.
+    pub parameters: Vec<Value>,
+    /// The schema of the body, if one is read.
+    pub body: Option<Value>,
+    /// Whether the body must be there.
+    pub body_required: bool,
+}
+
+/// Reads an input off a request that only takes notes.
+#[must_use]
+pub fn describe<I: Input>() -> Taken {
+    // The one way to have a request without a connection.
+    let request = actix_web::test::TestRequest::default().to_http_request();
+    let notes = RefCell::default();
+    // What is made of the empty values does not matter, and nor does whether anything can be.
+    let _ = I::read(&Parts { request: &request, body: &[], now: DateTime::UNIX_EPOCH, notes: Some(&notes) });
+    notes.into_inner()
+}
+
+/// The schema of an object, from the rules of its fields.
+#[must_use]
+pub fn object_schema<T: Kind + Validate<Context = Moment>>() -> Value {
+    let (mut properties, mut required) = (Map::new(), Vec::new());
+    if let Some(empty) = empty::<T>() {
+        for (name, field) in fields(&empty) {
+            if field.required {
+                required.push(Value::from(name.clone()));
+            }
+            properties.insert(name, field.schema);
+        }
+    }
+    required.sort_by_key(|name| T::ORDER.iter().position(|field| name == field));
+    json!({ "type": "object", "properties": properties, "required": required })
+}
+
+/// An object without a single field.
+fn empty<T: Kind>() -> Option<T> {
+    serde_json::from_str::<Field<T>>("{}").ok()?.into_value()
+}
+
+struct FieldSchema {
+    schema: Value,
+    required: bool,
+}
+
+/// Each field of a struct by its name, described by its own rules.
+fn fields<T: Validate<Context = Moment>>(value: &T) -> Vec<(String, FieldSchema)> {
+    let Err(report) = value.validate_with(&Moment { now: DateTime::UNIX_EPOCH, describing: true }) else {
+        return Vec::new();
+    };
+    let mut fields: Vec<(String, Map<String, Value>)> = Vec::new();
+    for (path, said) in report.iter() {
+        let path = path.to_string();
+        let Ok(Value::Object(said)) = serde_json::from_str(said.message()) else { continue };
+        match fields.iter_mut().find(|(name, _)| *name == path) {
+            Some((_, schema)) => said.into_iter().for_each(|(key, value)| merge(schema, key, value)),
+            None => fields.push((path, said)),
+        }
+    }
+    let finished = fields.into_iter().map(|(name, mut schema)| {
+        let required = schema.remove(REQUIRED.0).is_some();
+        if schema.remove(NULLABLE.0).is_some()
+            && let Some(kind) = schema.get_mut("type")
+        {
+            *kind = json!([kind.take(), "null"]);
+        }
+        (name, FieldSchema { schema: schema.into(), required })
+    });
+    finished.collect()
+}
+
+/// Adds what a further rule says: the narrower limit holds, and an integer is a number, too.
+fn merge(schema: &mut Map<String, Value>, key: String, value: Value) {
+    let narrower = match (schema.get(&key), key.as_str()) {
+        (Some(present), "minimum" | "minLength" | "minItems") => value.as_f64() > present.as_f64(),
+        (Some(present), "maximum" | "maxLength" | "maxItems") => value.as_f64() < present.as_f64(),
+        (Some(present), "type") => present == "number",
+        _ => true,
+    };
+    if narrower {
+        schema.insert(key, value);
+    }
 }
 
 impl<T: Validate<Context = Moment> + Kind> Validate for Field<T> {
     type Context = Moment;
 
     fn validate_into(&self, moment: &Moment, parent: &mut dyn FnMut() -> Path, report: &mut Report) {
+        if let Err(described) = moment.rule(|| REQUIRED.with(T::schema())) {
+            return report.append(parent(), described);
+        }
         match self {
             Self::Value(value) => value.validate_into(moment, parent, report),
             other => report.append(parent(), super::rules::mistyped::<T>(other.received())),
@@ -241,12 +394,17 @@ pub struct Parts<'a> {
     pub body: &'a [u8],
     /// The present.
     pub now: DateTime<Utc>,
+    /// Where to take notes instead of reading.
+    notes: Option<&'a RefCell<Taken>>,
 }
 
 /// What a use case takes from a request.
 pub trait Input: Sized {
     /// Whether the body is looked at. A route that ignores it takes anything.
     const READS_BODY: bool;
+
+    /// Whether what it reads can be refused with 400. Protocols that answer in their own way say no.
+    const IS_JUDGED: bool = true;
 
     /// Reads it: path first, then body, then query; only the first failing part is reported, with all its problems.
     fn read(parts: &Parts<'_>) -> ApiResult<Self>;
@@ -261,9 +419,26 @@ impl Input for () {
     }
 }
 
-impl Parts<'_> {
+impl<'a> Parts<'a> {
+    /// The parts of a request.
+    #[must_use]
+    pub const fn of(request: &'a HttpRequest, body: &'a [u8], now: DateTime<Utc>) -> Self {
+        Self { request, body, now, notes: None }
+    }
+
+    /// Takes a note, when that is all that is wanted.
+    fn note(&self, note: impl FnOnce(&mut Taken)) -> bool {
+        self.notes.map(|notes| note(&mut notes.borrow_mut())).is_some()
+    }
+
     /// A path parameter that is a UUID.
     pub fn path_id(&self, name: &str) -> ApiResult<Uuid> {
+        let schema = UuidText::schema();
+        if self.note(|taken| {
+            taken.parameters.push(json!({ "name": name, "in": "path", "required": true, "schema": schema }));
+        }) {
+            return Ok(Uuid::nil());
+        }
         parse_uuid(self.request.match_info().query(name)).ok_or_else(|| {
             ApiError::Invalid(vec![Problem { field: format!("params/{name}"), message: "Invalid UUID".to_owned() }])
         })
@@ -274,6 +449,9 @@ impl Parts<'_> {
     where
         T: Kind + Validate<Context = Moment>,
     {
+        if self.note(|taken| taken.body::<T>(true)) {
+            return empty().ok_or(ApiError::MalformedJson);
+        }
         match self.json::<T>()? {
             Field::Value(body) => {
                 self.judge("body", &body, T::ORDER)?;
@@ -288,6 +466,9 @@ impl Parts<'_> {
     where
         T: Kind + Validate<Context = Moment>,
     {
+        if self.note(|taken| taken.body::<T>(false)) {
+            return Ok(None);
+        }
         match self.json::<T>()? {
             Field::Null | Field::Missing => Ok(None),
             Field::Value(body) => {
@@ -324,7 +505,10 @@ impl Parts<'_> {
 
     /// Judges values by their own rules; problems are named in this order of fields.
     pub fn judge<T: Validate<Context = Moment>>(&self, part: &str, value: &T, order: &[&str]) -> ApiResult<()> {
-        value.validate_with(&Moment { now: self.now }).map_err(|report| {
+        if self.note(|taken| taken.parameters(part, value, order)) {
+            return Ok(());
+        }
+        value.validate_with(&Moment::at(self.now)).map_err(|report| {
             let mut problems: Vec<(String, &garde::Error)> =
                 report.iter().map(|(path, error)| (path.to_string(), error)).collect();
             problems.sort_by_cached_key(|(path, _)| place(path, order));
@@ -333,6 +517,34 @@ impl Parts<'_> {
                 .map(|(path, error)| Problem { field: field(part, &path), message: error.message().to_owned() });
             ApiError::Invalid(problems.collect())
         })
+    }
+}
+
+impl Taken {
+    /// Notes a body; a second one describes further fields of the same object.
+    fn body<T: Kind>(&mut self, required: bool) {
+        let mut schema = T::schema();
+        if let Some(first) = self.body.take() {
+            for part in ["properties", "required"] {
+                match (&first[part], &mut schema[part]) {
+                    (Value::Object(before), Value::Object(now)) => now.extend(before.clone()),
+                    (Value::Array(before), Value::Array(now)) => now.extend(before.clone()),
+                    _ => {}
+                }
+            }
+        }
+        self.body = Some(schema);
+        self.body_required |= required;
+    }
+
+    /// Notes the fields of a judged part as parameters.
+    fn parameters<T: Validate<Context = Moment>>(&mut self, part: &str, value: &T, order: &[&str]) {
+        let place = if part == "params" { "path" } else { "query" };
+        let mut fields = fields(value);
+        fields.sort_by_key(|(name, _)| order.iter().position(|field| name == field));
+        self.parameters.extend(fields.into_iter().map(|(name, FieldSchema { schema, required })| {
+            json!({ "name": name, "in": place, "required": required || place == "path", "schema": schema })
+        }));
     }
 }
 

@@ -30,8 +30,10 @@ pub enum Budget {
     },
 }
 
-const DEFAULT_LIMIT: u32 = 1200;
-const DEFAULT_WINDOW_S: u32 = 60;
+/// Requests of one caller in a window.
+pub const DEFAULT_LIMIT: u32 = 1200;
+/// Seconds of that window.
+pub const DEFAULT_WINDOW_S: u32 = 60;
 const ORGANIZATION_LIMIT: u32 = 5000;
 const ORGANIZATION_WINDOW_S: u32 = 60;
 const LOGIN_LIMIT: u32 = 10;

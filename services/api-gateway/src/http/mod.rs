@@ -11,6 +11,7 @@ pub mod expiring;
 pub mod input;
 pub mod limits;
 pub mod observe;
+pub mod openapi;
 pub mod reply;
 pub mod rules;
 pub mod timestamp;

@@ -138,8 +138,10 @@ pub async fn observe(
 
     let headers = response.headers_mut();
     for (name, value) in SECURITY {
-        // The identity protocol sets its own policy for pages of any origin.
-        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        // A page that needs a policy of its own has set it.
+        if !headers.contains_key(name) {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
     }
     cors::allow(&http, &state.config.cors_origins, headers);
     if let Ok(id) = HeaderValue::from_str(&context.request_id) {

@@ -5,10 +5,12 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use domain::page::Pagination;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::error::ApiError;
 
-const JSON: &str = "application/json; charset=utf-8";
+/// The media type of replies.
+pub const JSON: &str = "application/json; charset=utf-8";
 
 /// A reply as JSON.
 #[must_use]
@@ -52,40 +54,49 @@ pub fn page<T: Serialize>(data: Vec<T>, pagination: Pagination) -> HttpResponse 
     json(StatusCode::OK, &Page { success: true, data, pagination })
 }
 
+/// A refusal as clients read it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Error)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusal<'a> {
+    /// Always false.
+    success: bool,
+    /// What is wrong, for people.
+    error: String,
+    /// The request's id, as in the header `X-Request-Id`.
+    request_id: &'a str,
+    /// What is wrong, for programs.
+    code: &'static str,
+    /// Which field or fields, or a hint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<Object>)]
+    details: Option<serde_json::Value>,
+}
+
+/// The refusal of a used-up budget.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RateLimitError)]
+#[serde(rename_all = "camelCase")]
+pub struct RateLimited<'a> {
+    /// Seconds until trying again makes sense: `42s`.
+    #[schema(pattern = "^[0-9]+s$")]
+    retry_after: String,
+    #[serde(flatten)]
+    refusal: Refusal<'a>,
+}
+
 /// The envelope of a refusal.
 #[must_use]
 pub fn refusal(error: &ApiError, request_id: &str) -> HttpResponse {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Refusal<'a> {
-        success: bool,
-        error: String,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        retry_after: Option<String>,
-        request_id: &'a str,
-        code: &'static str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        details: Option<serde_json::Value>,
-    }
     let (status, code) = error.status_and_code();
     let wait = match error {
         ApiError::TooMany { retry_after_s, .. } => Some(*retry_after_s),
         _ => None,
     };
-    let mut response = json(
-        status,
-        &Refusal {
-            success: false,
-            error: error.to_string(),
-            retry_after: wait.map(|seconds| format!("{seconds}s")),
-            request_id,
-            code,
-            details: error.details(),
-        },
-    );
-    if let Some(seconds) = wait {
-        response.headers_mut().insert(RETRY_AFTER, seconds.into());
-    }
+    let refusal = Refusal { success: false, error: error.to_string(), request_id, code, details: error.details() };
+    let Some(seconds) = wait else { return json(status, &refusal) };
+    let mut response = json(status, &RateLimited { retry_after: format!("{seconds}s"), refusal });
+    response.headers_mut().insert(RETRY_AFTER, seconds.into());
     response
 }
 

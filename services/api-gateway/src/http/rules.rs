@@ -2,19 +2,29 @@
 //!
 //! Each function makes a rule for garde's `custom`. A rule passes values that are missing, `null` or of the wrong type
 //! when another rule of the same field reports that already: [`required`] and [`optional`] do.
+//!
+//! A rule also says what it is, in the words of JSON Schema: its first line is `moment.rule(…)?`, which ends it right
+//! there when the API description asks. So a limit is written once, and described as it is enforced.
 
 use chrono::TimeDelta;
 use domain::auth::looks_like_email;
 use domain::employee::MAX_WIRE_INTEGER;
 use domain::location::{CLOCK_TOLERANCE, Fix};
+use serde_json::{Value, json};
 
-use super::input::{Field, Kind, Moment, UtcText, UuidText};
+use super::input::{Field, Kind, Moment, NULLABLE, REQUIRED, UtcText, UuidText};
 
 /// A rule's verdict.
 type Verdict = garde::Result;
 
 fn refuse(message: impl Into<String>) -> Verdict {
     Err(garde::Error::new(message.into()))
+}
+
+/// A limit as JSON writes it: whole numbers without a fraction.
+#[expect(clippy::cast_possible_truncation, reason = "only whole numbers that fit are cast")]
+fn limit(number: f64) -> Value {
+    if number.fract() == 0.0 && number.abs() < 1e15 { json!(number as i64) } else { json!(number) }
 }
 
 /// `Invalid input: expected T, received R`.
@@ -24,7 +34,8 @@ pub fn mistyped<T: Kind>(received: &str) -> garde::Error {
 }
 
 /// The value must be there, of its type.
-pub fn required<T: Kind>(field: &Field<T>, _: &Moment) -> Verdict {
+pub fn required<T: Kind>(field: &Field<T>, moment: &Moment) -> Verdict {
+    moment.rule(|| REQUIRED.with(T::schema()))?;
     match field {
         Field::Value(_) => Ok(()),
         other => Err(mistyped::<T>(other.received())),
@@ -32,7 +43,8 @@ pub fn required<T: Kind>(field: &Field<T>, _: &Moment) -> Verdict {
 }
 
 /// The value may be missing, but not `null` or of another type.
-pub fn optional<T: Kind>(field: &Field<T>, _: &Moment) -> Verdict {
+pub fn optional<T: Kind>(field: &Field<T>, moment: &Moment) -> Verdict {
+    moment.rule(T::schema)?;
     match field {
         Field::Value(_) | Field::Missing => Ok(()),
         other => Err(mistyped::<T>(other.received())),
@@ -40,7 +52,8 @@ pub fn optional<T: Kind>(field: &Field<T>, _: &Moment) -> Verdict {
 }
 
 /// The value may be missing or `null`, but not of another type.
-pub fn nullable<T: Kind>(field: &Field<T>, _: &Moment) -> Verdict {
+pub fn nullable<T: Kind>(field: &Field<T>, moment: &Moment) -> Verdict {
+    moment.rule(|| NULLABLE.with(T::schema()))?;
     match field {
         Field::Wrong(received) => Err(mistyped::<T>(received)),
         _ => Ok(()),
@@ -48,7 +61,8 @@ pub fn nullable<T: Kind>(field: &Field<T>, _: &Moment) -> Verdict {
 }
 
 /// A number that is one: queries can hold NaN and infinities.
-pub fn finite(field: &Field<f64>, _: &Moment) -> Verdict {
+pub fn finite(field: &Field<f64>, moment: &Moment) -> Verdict {
+    moment.rule(f64::schema)?;
     match field.value() {
         Some(number) if number.is_nan() => refuse("Invalid input: expected number, received NaN"),
         Some(number) if number.is_infinite() => refuse("Invalid input: expected number, received Infinity"),
@@ -58,22 +72,29 @@ pub fn finite(field: &Field<f64>, _: &Moment) -> Verdict {
 
 /// A number from `least` on.
 pub fn at_least(least: f64) -> impl Fn(&Field<f64>, &Moment) -> Verdict {
-    move |field, _| match field.value() {
-        Some(number) if *number < least => refuse(format!("Too small: expected number to be >={least}")),
-        _ => Ok(()),
+    move |field, moment| {
+        moment.rule(|| json!({ "minimum": limit(least) }))?;
+        match field.value() {
+            Some(number) if *number < least => refuse(format!("Too small: expected number to be >={least}")),
+            _ => Ok(()),
+        }
     }
 }
 
 /// A number up to `most`.
 pub fn at_most(most: f64) -> impl Fn(&Field<f64>, &Moment) -> Verdict {
-    move |field, _| match field.value() {
-        Some(number) if *number > most => refuse(format!("Too big: expected number to be <={most}")),
-        _ => Ok(()),
+    move |field, moment| {
+        moment.rule(|| json!({ "maximum": limit(most) }))?;
+        match field.value() {
+            Some(number) if *number > most => refuse(format!("Too big: expected number to be <={most}")),
+            _ => Ok(()),
+        }
     }
 }
 
 /// A whole number that every client can hold exactly.
-pub fn whole(field: &Field<f64>, _: &Moment) -> Verdict {
+pub fn whole(field: &Field<f64>, moment: &Moment) -> Verdict {
+    moment.rule(|| json!({ "type": "integer", "minimum": -MAX_WIRE_INTEGER, "maximum": MAX_WIRE_INTEGER }))?;
     match field.value() {
         Some(number) if number.is_finite() && number.fract() != 0.0 => {
             refuse("Invalid input: expected int, received number")
@@ -92,37 +113,49 @@ pub fn whole(field: &Field<f64>, _: &Moment) -> Verdict {
 
 /// A number from 0 on, with a message of its own.
 pub fn not_negative(message: &'static str) -> impl Fn(&Field<f64>, &Moment) -> Verdict {
-    move |field, _| match field.value() {
-        Some(number) if *number < 0.0 => refuse(message),
-        _ => Ok(()),
+    move |field, moment| {
+        moment.rule(|| json!({ "minimum": 0 }))?;
+        match field.value() {
+            Some(number) if *number < 0.0 => refuse(message),
+            _ => Ok(()),
+        }
     }
 }
 
 /// Text of at least `least` UTF-16 code units.
 pub fn text_at_least(least: usize) -> impl Fn(&Field<String>, &Moment) -> Verdict {
-    move |field, _| match field.value() {
-        Some(text) if text.encode_utf16().count() < least => {
-            refuse(format!("Too small: expected string to have >={least} characters"))
+    move |field, moment| {
+        moment.rule(|| json!({ "minLength": least }))?;
+        match field.value() {
+            Some(text) if text.encode_utf16().count() < least => {
+                refuse(format!("Too small: expected string to have >={least} characters"))
+            }
+            _ => Ok(()),
         }
-        _ => Ok(()),
     }
 }
 
 /// Text of at most `most` UTF-16 code units.
 pub fn text_at_most(most: usize) -> impl Fn(&Field<String>, &Moment) -> Verdict {
-    move |field, _| match field.value() {
-        Some(text) if text.encode_utf16().count() > most => {
-            refuse(format!("Too big: expected string to have <={most} characters"))
+    move |field, moment| {
+        moment.rule(|| json!({ "maxLength": most }))?;
+        match field.value() {
+            Some(text) if text.encode_utf16().count() > most => {
+                refuse(format!("Too big: expected string to have <={most} characters"))
+            }
+            _ => Ok(()),
         }
-        _ => Ok(()),
     }
 }
 
 /// Text that is not empty, with a message of its own.
 pub fn not_empty(message: &'static str) -> impl Fn(&Field<String>, &Moment) -> Verdict {
-    move |field, _| match field.value() {
-        Some(text) if text.is_empty() => refuse(message),
-        _ => Ok(()),
+    move |field, moment| {
+        moment.rule(|| json!({ "minLength": 1 }))?;
+        match field.value() {
+            Some(text) if text.is_empty() => refuse(message),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -135,7 +168,8 @@ pub fn storable(field: &Field<String>, _: &Moment) -> Verdict {
 }
 
 /// An e-mail address.
-pub fn email(field: &Field<String>, _: &Moment) -> Verdict {
+pub fn email(field: &Field<String>, moment: &Moment) -> Verdict {
+    moment.rule(|| json!({ "format": "email" }))?;
     match field.value() {
         Some(text) if !looks_like_email(text) => refuse("Invalid email address"),
         _ => Ok(()),
@@ -144,12 +178,15 @@ pub fn email(field: &Field<String>, _: &Moment) -> Verdict {
 
 /// One of some words.
 pub fn one_of(words: &'static [&'static str]) -> impl Fn(&Field<String>, &Moment) -> Verdict {
-    move |field, _| match field {
-        Field::Missing => Ok(()),
-        Field::Value(text) if words.contains(&text.as_str()) => Ok(()),
-        _ => {
-            let list = words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join("|");
-            refuse(format!("Invalid option: expected one of {list}"))
+    move |field, moment| {
+        moment.rule(|| json!({ "type": "string", "enum": words }))?;
+        match field {
+            Field::Missing => Ok(()),
+            Field::Value(text) if words.contains(&text.as_str()) => Ok(()),
+            _ => {
+                let list = words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join("|");
+                refuse(format!("Invalid option: expected one of {list}"))
+            }
         }
     }
 }
@@ -185,16 +222,22 @@ pub fn not_from_the_future(field: &Field<UtcText>, moment: &Moment) -> Verdict {
 
 /// A list of at least `least` items.
 pub fn items_at_least<T>(least: usize) -> impl Fn(&Field<Vec<T>>, &Moment) -> Verdict {
-    move |field, _| match field.value() {
-        Some(items) if items.len() < least => refuse(format!("Too small: expected array to have >={least} items")),
-        _ => Ok(()),
+    move |field, moment| {
+        moment.rule(|| json!({ "minItems": least }))?;
+        match field.value() {
+            Some(items) if items.len() < least => refuse(format!("Too small: expected array to have >={least} items")),
+            _ => Ok(()),
+        }
     }
 }
 
 /// A list of at most `most` items.
 pub fn items_at_most<T>(most: usize) -> impl Fn(&Field<Vec<T>>, &Moment) -> Verdict {
-    move |field, _| match field.value() {
-        Some(items) if items.len() > most => refuse(format!("Too big: expected array to have <={most} items")),
-        _ => Ok(()),
+    move |field, moment| {
+        moment.rule(|| json!({ "maxItems": most }))?;
+        match field.value() {
+            Some(items) if items.len() > most => refuse(format!("Too big: expected array to have <={most} items")),
+            _ => Ok(()),
+        }
     }
 }

@@ -143,7 +143,8 @@ fn every_route_has_the_access_that_the_contract_names() {
     let contract = include_str!("../../../../docs/api/openapi.yaml");
     let mut checked = 0;
     for route in features::table() {
-        if route.path.starts_with("/auth/v1/") {
+        // Ours alone: the identity protocol, and what the page of the description is made of.
+        if route.path.starts_with("/auth/v1/") || matches!(route.path, "/docs/" | "/docs/static/{file}") {
             continue;
         }
         let x_auth = x_auth(contract, route.path, &route.method.as_str().to_lowercase());

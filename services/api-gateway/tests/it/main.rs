@@ -4,6 +4,7 @@
 
 mod attendance;
 mod bad_input;
+mod description;
 mod employees;
 mod fences;
 mod health;

@@ -3,6 +3,7 @@
 use actix_web::HttpResponse;
 use actix_web::http::Method;
 use domain::SessionId;
+use domain::attendance::Session;
 use domain::event::Event;
 use domain::location::Coordinate;
 use garde::Validate;
@@ -12,6 +13,7 @@ use crate::error::{ApiError, ApiResult, Problem};
 use crate::http::caller::Access;
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Field, Input, Moment, Parts, object};
+use crate::http::openapi::About;
 use crate::http::{reply, rules};
 
 /// Opens a session; with a position, that becomes its first fix.
@@ -22,6 +24,12 @@ impl Endpoint for CheckIn {
     const PATH: &'static str = "/attendance/check-in";
     const ACCESS: Access = Access::Employees;
     type Input = Place;
+
+    fn about() -> About {
+        About::new("attendance", "checkIn", "Begin to work")
+            .note("Opens a session; there is at most one open session an employee. A position becomes its first fix.")
+            .created::<Session>()
+    }
 
     async fn handle(call: Call<Place>) -> ApiResult<HttpResponse> {
         let caller = call.caller()?;

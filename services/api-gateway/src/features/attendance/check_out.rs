@@ -2,11 +2,13 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
+use domain::attendance::Session;
 use domain::event::Event;
 
 use crate::error::{ApiError, ApiResult};
 use crate::http::caller::Access;
 use crate::http::endpoint::{Call, Endpoint};
+use crate::http::openapi::About;
 use crate::http::reply;
 
 /// Closes the caller's open session and has it measured.
@@ -17,6 +19,13 @@ impl Endpoint for CheckOut {
     const PATH: &'static str = "/attendance/check-out";
     const ACCESS: Access = Access::Employees;
     type Input = ();
+
+    fn about() -> About {
+        About::new("attendance", "checkOut", "End the work")
+            .note("Closes the caller's open session. Its distance is measured a moment later. Any body is ignored.")
+            .ok::<Session>()
+            .refuses(400, "There is no open session.")
+    }
 
     async fn handle(call: Call<()>) -> ApiResult<HttpResponse> {
         let caller = call.caller()?;

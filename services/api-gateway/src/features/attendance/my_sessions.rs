@@ -7,11 +7,13 @@ use domain::attendance::{ActivityStatus, Session};
 use domain::page::{PageRequest, Pagination};
 use garde::Validate;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::error::ApiResult;
 use crate::http::caller::Access;
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Field, Input, Moment, Parts};
+use crate::http::openapi::About;
 use crate::http::{reply, rules};
 
 /// The caller's own sessions, newest first; whoever is no employee has none.
@@ -22,6 +24,12 @@ impl Endpoint for MySessions {
     const PATH: &'static str = "/attendance/my-sessions";
     const ACCESS: Access = Access::Everyone;
     type Input = Wanted;
+
+    fn about() -> About {
+        About::new("attendance", "listMySessions", "The caller's own sessions, newest check-in first")
+            .note("Whoever is no employee has none.")
+            .page::<Row>()
+    }
 
     async fn handle(call: Call<Wanted>) -> ApiResult<HttpResponse> {
         let caller = call.caller()?;
@@ -49,7 +57,9 @@ impl Endpoint for MySessions {
     }
 }
 
-#[derive(Serialize)]
+/// A session in a list.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SessionListItem)]
 struct Row {
     #[serde(flatten)]
     session: Session,

@@ -7,12 +7,14 @@ use db::measurement::{From, Outcome, measure};
 use domain::SessionId;
 use domain::auth::Role;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::error::{ApiError, ApiResult};
 use crate::http::caller::Access;
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Input, Parts};
 use crate::http::limits::Budget;
+use crate::http::openapi::About;
 use crate::http::reply;
 
 /// Measures a session anew, from its first point, while the caller waits. Employees may ask for their own (D2).
@@ -26,6 +28,13 @@ impl Endpoint for Recalculate {
     const ACCESS: Access = Access::Everyone;
     const BUDGET: Budget = Budget::Own { route: "recalculate", limit: 5, window_s: 60 };
     type Input = WhichSession;
+
+    fn about() -> About {
+        About::new("attendance", "recalculateSession", "Measure a session anew, while the caller waits")
+            .note("An open session is measured up to now. Employees may ask for their own sessions.")
+            .ok::<Remeasured>()
+            .refuses(404, "There is no such session, or it is somebody else's.")
+    }
 
     async fn handle(call: Call<WhichSession>) -> ApiResult<HttpResponse> {
         let caller = call.caller()?;
@@ -58,7 +67,7 @@ impl Endpoint for Recalculate {
             ))),
             Outcome::Measured(_, measured) => {
                 tx.commit().await?;
-                Ok(reply::ok(Result {
+                Ok(reply::ok(Remeasured {
                     session_id: id,
                     total_distance_km: measured.distance_km,
                     total_duration_seconds: measured.duration_s,
@@ -68,8 +77,9 @@ impl Endpoint for Recalculate {
     }
 }
 
-#[derive(Serialize)]
-struct Result {
+/// What a session is now known to be.
+#[derive(Serialize, ToSchema)]
+struct Remeasured {
     session_id: SessionId,
     total_distance_km: f64,
     total_duration_seconds: i32,

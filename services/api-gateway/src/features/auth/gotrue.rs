@@ -6,15 +6,20 @@
 use actix_web::HttpResponse;
 use actix_web::http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
+use domain::UserId;
+use domain::auth::Role;
 use domain::clock::Stored;
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::login::{Refusal, sign_in};
 use crate::error::ApiResult;
 use crate::http::caller::Access;
 use crate::http::endpoint::{Call, Endpoint, Routes};
 use crate::http::input::{Input, Parts};
+use crate::http::openapi::About;
 use crate::http::reply;
 use crate::identity::{BuiltIn, RefreshError, SignInError, SignOut, Tokens, VerifiedToken, VerifyError};
 use crate::state::State;
@@ -22,14 +27,14 @@ use db::identity::Account;
 
 /// The routes.
 pub fn routes(routes: &mut Routes<'_>) {
-    routes.add::<Token>().add::<User>().add::<Logout>().add::<Jwks>().add::<Health>().add::<Settings>();
+    routes.add::<Token>().add::<SignedInUser>().add::<Logout>().add::<Jwks>().add::<Health>().add::<Settings>();
 }
 
 /// The version of the error format: clients read `code` from the body when they see it.
 const API_VERSION: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-supabase-api-version"), HeaderValue::from_static("2024-01-01"));
 
-fn answer(status: StatusCode, body: &Value) -> HttpResponse {
+fn answer<T: Serialize>(status: StatusCode, body: &T) -> HttpResponse {
     let mut response = reply::json(status, body);
     let (name, version) = API_VERSION;
     response.headers_mut().insert(name, version);
@@ -38,8 +43,20 @@ fn answer(status: StatusCode, body: &Value) -> HttpResponse {
 }
 
 fn refuse(status: StatusCode, code: &str, message: &str) -> HttpResponse {
-    answer(status, &json!({ "code": code, "message": message }))
+    answer(status, &GoTrueError { code, message })
 }
+
+/// A refusal as GoTrue writes it.
+#[derive(Serialize, ToSchema)]
+struct GoTrueError<'a> {
+    /// What is wrong, for programs.
+    code: &'a str,
+    /// What is wrong, for people.
+    message: &'a str,
+}
+
+/// When these routes answer 404.
+const ELSEWHERE: &str = "Another server is the identity provider.";
 
 fn unavailable() -> HttpResponse {
     refuse(
@@ -62,6 +79,7 @@ struct Loose {
 
 impl Input for Loose {
     const READS_BODY: bool = true;
+    const IS_JUDGED: bool = false;
 
     fn read(parts: &Parts<'_>) -> ApiResult<Self> {
         let bearer = parts.request.headers().get("authorization").and_then(|value| value.to_str().ok());
@@ -93,36 +111,85 @@ impl Loose {
 }
 
 /// Somebody as GoTrue describes them.
-fn user(account: &Account) -> Value {
-    json!({
-        "id": account.user,
-        "aud": "authenticated",
-        "role": account.role,
-        "email": account.email,
-        "email_confirmed_at": Stored(account.created_at),
-        "confirmed_at": Stored(account.created_at),
-        "phone": "",
-        "last_sign_in_at": account.last_sign_in_at.map(Stored),
-        "app_metadata": { "provider": "email", "providers": ["email"] },
-        "user_metadata": {},
-        "identities": [],
-        "created_at": Stored(account.created_at),
-        "updated_at": Stored(account.updated_at),
-        "is_anonymous": false,
-    })
+#[derive(Serialize, ToSchema)]
+struct User<'a> {
+    id: UserId,
+    /// Always `authenticated`.
+    aud: &'static str,
+    role: Role,
+    email: &'a str,
+    email_confirmed_at: Stored,
+    confirmed_at: Stored,
+    /// Always empty.
+    phone: &'static str,
+    last_sign_in_at: Option<Stored>,
+    app_metadata: AppMetadata,
+    /// Always empty: nothing a person may edit is trusted.
+    #[schema(value_type = Object)]
+    user_metadata: Value,
+    /// Always empty.
+    #[schema(value_type = Vec<Object>)]
+    identities: [(); 0],
+    created_at: Stored,
+    updated_at: Stored,
+    /// Always false.
+    is_anonymous: bool,
+}
+
+/// How somebody signs in.
+#[derive(Serialize, ToSchema)]
+struct AppMetadata {
+    /// Always `email`.
+    provider: &'static str,
+    #[schema(value_type = Vec<String>)]
+    providers: [&'static str; 1],
+}
+
+fn user(account: &Account) -> User<'_> {
+    User {
+        id: account.user,
+        aud: "authenticated",
+        role: account.role,
+        email: &account.email,
+        email_confirmed_at: Stored(account.created_at),
+        confirmed_at: Stored(account.created_at),
+        phone: "",
+        last_sign_in_at: account.last_sign_in_at.map(Stored),
+        app_metadata: AppMetadata { provider: "email", providers: ["email"] },
+        user_metadata: json!({}),
+        identities: [],
+        created_at: Stored(account.created_at),
+        updated_at: Stored(account.updated_at),
+        is_anonymous: false,
+    }
+}
+
+/// What a signed-in client library holds.
+#[derive(Serialize, ToSchema)]
+struct GoTrueSession<'a> {
+    access_token: &'a str,
+    /// Always `bearer`.
+    token_type: &'static str,
+    /// Seconds the access token is good for.
+    expires_in: i64,
+    /// Until when, in Unix seconds.
+    expires_at: Option<i64>,
+    /// Good for one exchange.
+    refresh_token: Option<&'a str>,
+    user: Option<User<'a>>,
 }
 
 fn session(tokens: &Tokens) -> HttpResponse {
     answer(
         StatusCode::OK,
-        &json!({
-            "access_token": tokens.access_token.expose_secret(),
-            "token_type": "bearer",
-            "expires_in": tokens.expires_in,
-            "expires_at": tokens.expires_at,
-            "refresh_token": tokens.refresh_token.as_ref().map(ExposeSecret::expose_secret),
-            "user": tokens.account.as_ref().map(user),
-        }),
+        &GoTrueSession {
+            access_token: tokens.access_token.expose_secret(),
+            token_type: "bearer",
+            expires_in: tokens.expires_in,
+            expires_at: tokens.expires_at,
+            refresh_token: tokens.refresh_token.as_ref().map(ExposeSecret::expose_secret),
+            user: tokens.account.as_ref().map(user),
+        },
     )
 }
 
@@ -134,6 +201,22 @@ impl Endpoint for Token {
     const PATH: &'static str = "/auth/v1/token";
     const ACCESS: Access = Access::Public;
     type Input = Loose;
+
+    fn about() -> About {
+        About::new("identity", "identityToken", "Sign in, or exchange a refresh token")
+            .parameter("query", "grant_type", true, json!({ "type": "string", "enum": ["password", "refresh_token"] }))
+            .body(json!({
+                "type": "object",
+                "properties": {
+                    "email": { "type": "string", "format": "email" },
+                    "password": { "type": "string" },
+                    "refresh_token": { "type": "string" },
+                },
+            }))
+            .bare::<GoTrueSession<'_>>(200, "Signed in.")
+            .bare::<GoTrueError<'_>>(400, "The credentials are wrong, missing, or used before.")
+            .bare::<GoTrueError<'_>>(404, ELSEWHERE)
+    }
 
     async fn handle(call: Call<Loose>) -> ApiResult<HttpResponse> {
         let Some(identity) = call.state.identity.built_in() else { return Ok(not_here()) };
@@ -183,13 +266,21 @@ async fn refresh_grant(identity: &BuiltIn, body: &Value) -> HttpResponse {
 }
 
 /// `GET /auth/v1/user`
-struct User;
+struct SignedInUser;
 
-impl Endpoint for User {
+impl Endpoint for SignedInUser {
     const METHOD: Method = Method::GET;
     const PATH: &'static str = "/auth/v1/user";
     const ACCESS: Access = Access::Public;
     type Input = Loose;
+
+    fn about() -> About {
+        About::new("identity", "identityUser", "Who is signed in")
+            .bare::<User<'_>>(200, "Somebody.")
+            .bare::<GoTrueError<'_>>(401, "There is no token.")
+            .bare::<GoTrueError<'_>>(403, "The token, its session or its user are not good, or no longer.")
+            .bare::<GoTrueError<'_>>(404, ELSEWHERE)
+    }
 
     async fn handle(call: Call<Loose>) -> ApiResult<HttpResponse> {
         let Some(identity) = call.state.identity.built_in() else { return Ok(not_here()) };
@@ -227,6 +318,16 @@ impl Endpoint for Logout {
     const ACCESS: Access = Access::Public;
     type Input = Loose;
 
+    fn about() -> About {
+        About::new("identity", "identityLogout", "Sign out")
+            .parameter("query", "scope", false, json!({ "type": "string", "enum": ["global", "local", "others"] }))
+            .no_content()
+            .bare::<GoTrueError<'_>>(400, "There is no such scope.")
+            .bare::<GoTrueError<'_>>(401, "There is no token.")
+            .bare::<GoTrueError<'_>>(403, "The token is not good.")
+            .bare::<GoTrueError<'_>>(404, ELSEWHERE)
+    }
+
     async fn handle(call: Call<Loose>) -> ApiResult<HttpResponse> {
         let Some(identity) = call.state.identity.built_in() else { return Ok(not_here()) };
         let scope = match call.input.parameter("scope").as_deref() {
@@ -254,6 +355,12 @@ impl Endpoint for Jwks {
     const ACCESS: Access = Access::Public;
     type Input = ();
 
+    fn about() -> About {
+        About::new("identity", "identityKeys", "The public keys that verify access tokens")
+            .object(200, "A JSON Web Key Set.")
+            .bare::<GoTrueError<'_>>(404, ELSEWHERE)
+    }
+
     async fn handle(call: Call<()>) -> ApiResult<HttpResponse> {
         let Some(identity) = call.state.identity.built_in() else { return Ok(not_here()) };
         Ok(match identity.jwks().await {
@@ -277,13 +384,23 @@ impl Endpoint for Health {
     const ACCESS: Access = Access::Public;
     type Input = ();
 
+    fn about() -> About {
+        About::new("identity", "identityHealth", "Is the identity provider there")
+            .bare::<Provider>(200, "It is.")
+            .bare::<GoTrueError<'_>>(404, ELSEWHERE)
+    }
+
     async fn handle(call: Call<()>) -> ApiResult<HttpResponse> {
         if call.state.identity.built_in().is_none() {
             return Ok(not_here());
         }
         Ok(answer(
             StatusCode::OK,
-            &json!({ "version": env!("CARGO_PKG_VERSION"), "name": "GoTrue", "description": "FieldTrack identity, GoTrue-compatible" }),
+            &Provider {
+                version: env!("CARGO_PKG_VERSION"),
+                name: "GoTrue",
+                description: "FieldTrack identity, GoTrue-compatible",
+            },
         ))
     }
 }
@@ -297,19 +414,51 @@ impl Endpoint for Settings {
     const ACCESS: Access = Access::Public;
     type Input = ();
 
+    fn about() -> About {
+        About::new("identity", "identitySettings", "How people may sign in")
+            .bare::<SignInSettings>(200, "By e-mail and password; nobody signs up on their own.")
+            .bare::<GoTrueError<'_>>(404, ELSEWHERE)
+    }
+
     async fn handle(call: Call<()>) -> ApiResult<HttpResponse> {
         if call.state.identity.built_in().is_none() {
             return Ok(not_here());
         }
         Ok(answer(
             StatusCode::OK,
-            &json!({
-                "external": { "email": true, "phone": false, "anonymous_users": false },
-                "disable_signup": true,
-                "mailer_autoconfirm": true,
-                "phone_autoconfirm": false,
-                "saml_enabled": false,
-            }),
+            &SignInSettings {
+                external: External { email: true, phone: false, anonymous_users: false },
+                disable_signup: true,
+                mailer_autoconfirm: true,
+                phone_autoconfirm: false,
+                saml_enabled: false,
+            },
         ))
     }
+}
+
+/// The identity provider.
+#[derive(Serialize, ToSchema)]
+struct Provider {
+    version: &'static str,
+    name: &'static str,
+    description: &'static str,
+}
+
+/// How people may sign in.
+#[derive(Serialize, ToSchema)]
+struct SignInSettings {
+    external: External,
+    disable_signup: bool,
+    mailer_autoconfirm: bool,
+    phone_autoconfirm: bool,
+    saml_enabled: bool,
+}
+
+/// Ways to prove who one is.
+#[derive(Serialize, ToSchema)]
+struct External {
+    email: bool,
+    phone: bool,
+    anonymous_users: bool,
 }

@@ -7,12 +7,14 @@ use actix_web::http::Method;
 use garde::Validate;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::error::{ApiError, ApiResult};
 use crate::http::caller::Access;
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Field, Input, Moment, Parts, object};
 use crate::http::limits::{PATIENCE, login_budget, too_many};
+use crate::http::openapi::About;
 use crate::http::{reply, rules};
 use crate::identity::{SignInError, Tokens};
 use crate::state::State;
@@ -25,6 +27,13 @@ impl Endpoint for Login {
     const PATH: &'static str = "/auth/login";
     const ACCESS: Access = Access::Public;
     type Input = Credentials;
+
+    fn about() -> About {
+        About::new("auth", "login", "Exchange an e-mail address and a password for tokens")
+            .note("Ten failures a minute, counted by address and e-mail.")
+            .ok::<SignedIn<'_>>()
+            .refuses(401, "E-mail or password are wrong.")
+    }
 
     async fn handle(call: Call<Credentials>) -> ApiResult<HttpResponse> {
         let Credentials { email, password } = &call.input;
@@ -46,12 +55,18 @@ impl Endpoint for Login {
     }
 }
 
-#[derive(Serialize)]
+/// What a signed-in client holds.
+#[derive(Serialize, ToSchema)]
 struct SignedIn<'a> {
+    /// Goes into the header `Authorization: Bearer …`.
     access_token: &'a str,
+    /// Exchanged for further tokens at the identity provider.
     refresh_token: Option<&'a str>,
+    /// Always `bearer`.
     token_type: &'static str,
+    /// Seconds the access token is good for.
     expires_in: i64,
+    /// Until when, in Unix seconds.
     expires_at: Option<i64>,
 }
 

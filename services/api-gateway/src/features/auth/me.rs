@@ -5,10 +5,12 @@ use actix_web::http::Method;
 use domain::auth::Role;
 use domain::{OrganizationId, UserId};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::error::ApiResult;
 use crate::http::caller::Access;
 use crate::http::endpoint::{Call, Endpoint};
+use crate::http::openapi::About;
 use crate::http::reply;
 
 /// Who the credential says the caller is.
@@ -20,16 +22,11 @@ impl Endpoint for Me {
     const ACCESS: Access = Access::Everyone;
     type Input = ();
 
+    fn about() -> About {
+        About::new("auth", "getMe", "Who the credential says the caller is").ok::<Person<'_>>()
+    }
+
     async fn handle(call: Call<()>) -> ApiResult<HttpResponse> {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Person<'a> {
-            id: UserId,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            email: Option<&'a str>,
-            role: Role,
-            org_id: OrganizationId,
-        }
         let identity = call.caller()?.identity();
         Ok(reply::ok(Person {
             id: identity.user,
@@ -38,4 +35,16 @@ impl Endpoint for Me {
             org_id: identity.organization(),
         }))
     }
+}
+
+/// Somebody with a credential.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Person<'a> {
+    id: UserId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = Email)]
+    email: Option<&'a str>,
+    role: Role,
+    org_id: OrganizationId,
 }

@@ -5,6 +5,7 @@ use actix_web::http::Method;
 use db::employees::{CODE_TAKEN, NO_SUCH_USER, NewEmployee, USER_TAKEN};
 use db::identity::{EMAIL_TAKEN, NewUser};
 use domain::auth::Role;
+use domain::employee::Employee;
 use domain::{EmployeeId, UserId};
 use garde::Validate;
 use secrecy::SecretString;
@@ -14,6 +15,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::http::caller::Access;
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Field, Input, Moment, Parts, UuidText, invalid, object};
+use crate::http::openapi::About;
 use crate::http::{reply, rules};
 use crate::identity::passwords;
 
@@ -25,6 +27,12 @@ impl Endpoint for Create {
     const PATH: &'static str = "/admin/employees";
     const ACCESS: Access = Access::Admins;
     type Input = NewPerson;
+
+    fn about() -> About {
+        About::new("employees", "createEmployee", "Employ somebody")
+            .note("With an e-mail address and a password, also the user they sign in as, in one transaction.")
+            .created::<Employee>()
+    }
 
     async fn handle(call: Call<NewPerson>) -> ApiResult<HttpResponse> {
         let caller = call.caller()?;

@@ -10,6 +10,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::http::caller::Access;
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Field, Input, Moment, Parts, UuidText};
+use crate::http::openapi::About;
 use crate::http::{reply, rules};
 
 /// The caller's own fixes of one session, oldest first; somebody else's session is empty.
@@ -20,6 +21,12 @@ impl Endpoint for MyRoute {
     const PATH: &'static str = "/locations/my-route";
     const ACCESS: Access = Access::Employees;
     type Input = Wanted;
+
+    fn about() -> About {
+        About::new("locations", "getMyRoute", "The caller's own fixes of one session, oldest first")
+            .note("Either spelling of the session's id will do. Somebody else's session is empty.")
+            .list::<Location>()
+    }
 
     async fn handle(call: Call<Wanted>) -> ApiResult<HttpResponse> {
         let caller = call.caller()?;

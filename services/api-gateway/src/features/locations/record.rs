@@ -12,6 +12,7 @@ use crate::http::caller::Access;
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Input, Parts};
 use crate::http::limits::Budget;
+use crate::http::openapi::About;
 use crate::http::reply;
 
 /// Stores one fix. Sent again, it answers with the row that is there (D18).
@@ -23,6 +24,12 @@ impl Endpoint for Record {
     const ACCESS: Access = Access::Employees;
     const BUDGET: Budget = Budget::Own { route: "locations", limit: 10, window_s: 10 };
     type Input = OneFix;
+
+    fn about() -> About {
+        About::new("locations", "createLocation", "Store one fix of the caller's open session")
+            .note("A fix sent again is answered with the row that is there.")
+            .created::<Location>()
+    }
 
     async fn handle(call: Call<OneFix>) -> ApiResult<HttpResponse> {
         let caller = call.caller()?;

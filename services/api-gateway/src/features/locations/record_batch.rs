@@ -7,6 +7,7 @@ use domain::SessionId;
 use domain::location::Fix;
 use garde::Validate;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::wire::Point;
 use crate::error::{ApiError, ApiResult};
@@ -14,6 +15,7 @@ use crate::http::caller::Access;
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Field, Input, Moment, Parts, UuidText, invalid, object};
 use crate::http::limits::Budget;
+use crate::http::openapi::About;
 use crate::http::{reply, rules};
 
 /// Stores the fixes a phone gathered, whether it was online or not: all of them, or none.
@@ -25,6 +27,12 @@ impl Endpoint for RecordBatch {
     const ACCESS: Access = Access::Employees;
     const BUDGET: Budget = Budget::Own { route: "locations-batch", limit: 10, window_s: 10 };
     type Input = Batch;
+
+    fn about() -> About {
+        About::new("locations", "createLocationBatch", "Store the fixes a phone gathered: all of them, or none")
+            .note("Fixes that are there already are skipped. When every fix has a sequence_number, they must not descend.")
+            .bare::<Receipt>(201, "Stored.")
+    }
 
     async fn handle(call: Call<Batch>) -> ApiResult<HttpResponse> {
         let caller = call.caller()?;
@@ -57,7 +65,7 @@ impl Endpoint for RecordBatch {
 }
 
 /// How many rows were written; it stands beside `success`, not inside `data`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Receipt {
     success: bool,
     inserted: u32,

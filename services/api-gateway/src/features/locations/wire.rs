@@ -6,6 +6,7 @@ use domain::location::{Coordinate, Fix};
 use domain::{EmployeeId, FixId, OrganizationId, SessionId};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::http::input::{Field, Moment, UtcText, UuidText, object};
 use crate::http::rules;
@@ -74,7 +75,7 @@ impl Point {
 }
 
 /// A stored position as clients read it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Location {
     id: FixId,
     session_id: SessionId,
