@@ -84,7 +84,7 @@ impl Endpoint for Health {
         let config = &call.state.config;
         let timestamp = Replied(call.state.clock.now());
         let mut response =
-            reply::json(StatusCode::OK, &Alive { status: "ok", timestamp, config_hash: &config.config_hash });
+            reply::json(StatusCode::OK, &Alive { status: Alright::Ok, timestamp, config_hash: &config.config_hash });
         if let Ok(release) = config.telemetry.release.parse() {
             response.headers_mut().insert(HeaderName::from_static("x-release"), release);
         }
@@ -96,11 +96,17 @@ impl Endpoint for Health {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Health)]
 struct Alive<'a> {
-    /// Always `ok`.
-    status: &'static str,
+    status: Alright,
     timestamp: Replied,
     /// Of the settings it runs with: 12 hexadecimal digits.
     config_hash: &'a str,
+}
+
+/// The one thing that a process which answers can say.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Alright {
+    Ok,
 }
 
 /// `GET /ready`: can it do its work.
@@ -141,7 +147,7 @@ impl Endpoint for Ready {
         Ok(reply::json(
             status,
             &Readable {
-                status: if ready { "ready" } else { "not_ready" },
+                status: if ready { Able::Ready } else { Able::NotReady },
                 timestamp: Replied(now),
                 checks: Checks {
                     redis: Word::of(found.redis),
@@ -158,10 +164,17 @@ impl Endpoint for Ready {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Ready)]
 struct Readable {
-    /// `ready` or `not_ready`.
-    status: &'static str,
+    status: Able,
     timestamp: Replied,
     checks: Checks,
+}
+
+/// Whether a process can do its work.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Able {
+    Ready,
+    NotReady,
 }
 
 /// What it looked at, by the names that clients know.
@@ -269,6 +282,7 @@ impl Endpoint for Metrics {
     fn about() -> About {
         About::new("internal", "getMetrics", "What this process counts")
             .note("For whoever has METRICS_SCRAPE_TOKEN, when that is set.")
+            .opened_by(&["", "scrapeToken"])
             .text(200, OPEN_METRICS, "OpenMetrics.")
             .text(401, "text/plain", "The token is missing or wrong.")
     }

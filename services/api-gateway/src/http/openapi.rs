@@ -27,6 +27,7 @@ pub struct About {
     summary: &'static str,
     note: Option<&'static str>,
     deprecated: bool,
+    credentials: Option<Value>,
     taken: Taken,
     answers: BTreeMap<u16, Value>,
     types: Types,
@@ -45,6 +46,7 @@ impl About {
             summary,
             note: None,
             deprecated: false,
+            credentials: None,
             taken: Taken::default(),
             answers: BTreeMap::new(),
             types: Vec::new(),
@@ -62,6 +64,14 @@ impl About {
     #[must_use]
     pub const fn deprecated(mut self) -> Self {
         self.deprecated = true;
+        self
+    }
+
+    /// Is opened by one of these credentials, whatever its [`Access`] says; an empty name stands for none at all.
+    #[must_use]
+    pub fn opened_by(mut self, credentials: &[&str]) -> Self {
+        let one = |name: &&str| if name.is_empty() { json!({}) } else { json!({ *name: [] }) };
+        self.credentials = Some(credentials.iter().map(one).collect());
         self
     }
 
@@ -280,7 +290,7 @@ pub fn operation<E: Endpoint>() -> Operation {
         "tags": [about.tag],
         "operationId": about.id,
         "summary": about.summary,
-        "security": security(E::ACCESS),
+        "security": about.credentials.unwrap_or_else(|| security(E::ACCESS)),
         "responses": answers.into_iter().map(|(status, answer)| (status.to_string(), answer)).collect::<Map<_, _>>(),
         "x-rate-limit": match E::BUDGET {
             Budget::Exempt => Value::Null,
@@ -424,6 +434,13 @@ pub fn describe(routes: &[Route]) -> Result<Value, String> {
                     "in": "header",
                     "name": "X-API-Key",
                     "description": "Looked at only when there is no Authorization header.",
+                },
+                "scrapeToken": { "type": "http", "scheme": "bearer", "description": "METRICS_SCRAPE_TOKEN." },
+                "tokenQuery": {
+                    "type": "apiKey",
+                    "in": "query",
+                    "name": "token",
+                    "description": "An access token, for clients that cannot set headers.",
                 },
             },
         },

@@ -81,8 +81,14 @@ pub struct RateLimited<'a> {
     /// Seconds until trying again makes sense: `42s`.
     #[schema(pattern = "^[0-9]+s$")]
     retry_after: String,
-    #[serde(flatten)]
-    refusal: Refusal<'a>,
+    /// Always false.
+    success: bool,
+    /// Which budget, for people.
+    error: String,
+    /// The request's id, as in the header `X-Request-Id`.
+    request_id: &'a str,
+    /// What is wrong, for programs.
+    code: &'static str,
 }
 
 /// The envelope of a refusal.
@@ -93,9 +99,12 @@ pub fn refusal(error: &ApiError, request_id: &str) -> HttpResponse {
         ApiError::TooMany { retry_after_s, .. } => Some(*retry_after_s),
         _ => None,
     };
-    let refusal = Refusal { success: false, error: error.to_string(), request_id, code, details: error.details() };
-    let Some(seconds) = wait else { return json(status, &refusal) };
-    let mut response = json(status, &RateLimited { retry_after: format!("{seconds}s"), refusal });
+    let (success, message) = (false, error.to_string());
+    let Some(seconds) = wait else {
+        return json(status, &Refusal { success, error: message, request_id, code, details: error.details() });
+    };
+    let retry_after = format!("{seconds}s");
+    let mut response = json(status, &RateLimited { retry_after, success, error: message, request_id, code });
     response.headers_mut().insert(RETRY_AFTER, seconds.into());
     response
 }

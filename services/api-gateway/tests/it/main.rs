@@ -4,6 +4,7 @@
 
 mod attendance;
 mod bad_input;
+mod contract;
 mod description;
 mod employees;
 mod fences;

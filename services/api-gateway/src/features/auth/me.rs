@@ -41,6 +41,8 @@ impl Endpoint for Me {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Person<'a> {
+    /// The user's, or `api_key:` and the key's.
+    #[schema(value_type = String)]
     id: UserId,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = Email)]
