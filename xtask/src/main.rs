@@ -30,6 +30,7 @@ mod down;
 mod failure;
 mod interrupt;
 mod layers;
+mod openapi;
 mod packages;
 mod postgres;
 mod process;
@@ -81,6 +82,8 @@ enum Command {
     Check,
     /// Check only which crate knows which
     Layers,
+    /// Write the API's description, as it is served, to a file
+    Openapi(openapi::Options),
 }
 
 fn main() -> ExitCode {
@@ -113,6 +116,7 @@ fn run(command: Command) -> Outcome<ExitCode> {
             Command::Chaos(options) => chaos::run(&options).await,
             Command::Check => check::run(),
             Command::Layers => layers::run(),
+            Command::Openapi(options) => openapi::run(&options),
         }
     })
 }

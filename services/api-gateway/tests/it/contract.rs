@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use api_gateway::http::openapi;
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::schema::{Api, LIMITS, Shape, described, plain};
 
 const CONTRACT: &str = include_str!("../../../../docs/api/openapi.yaml");
 const DIFFERENCES: &str = include_str!("../../../../docs/api/differences.yaml");
@@ -29,10 +30,6 @@ fn contract() -> Api {
     Api(yaml_serde::from_str(CONTRACT).unwrap())
 }
 
-fn ours() -> Api {
-    Api(serde_json::from_str(&openapi::document().unwrap().json).unwrap())
-}
-
 fn differences() -> Differences {
     yaml_serde::from_str(DIFFERENCES).unwrap()
 }
@@ -40,7 +37,7 @@ fn differences() -> Differences {
 #[test]
 fn the_description_says_what_the_contract_says_except_where_that_is_explained() {
     let Differences { not_built, explained } = differences();
-    let found = compare(&ours(), &contract(), &not_built);
+    let found = compare(described(), &contract(), &not_built);
     let patterns: Vec<(&str, &str)> = explained
         .iter()
         .flat_map(|part| part.differences.iter().map(|line| (line.as_str(), part.why.as_str())))
@@ -60,7 +57,7 @@ fn the_description_says_what_the_contract_says_except_where_that_is_explained() 
 
 #[test]
 fn what_is_listed_as_not_built_is_in_the_contract_and_not_served() {
-    let (served, wanted) = (ours().operations(), contract().operations());
+    let (served, wanted) = (described().operations(), contract().operations());
     for operation in differences().not_built {
         assert!(wanted.contains_key(&operation), "{operation} is not in the contract");
         assert!(!served.contains_key(&operation), "{operation} is served: take it off the list");
@@ -71,7 +68,7 @@ fn what_is_listed_as_not_built_is_in_the_contract_and_not_served() {
 fn what_is_served_is_described_and_what_is_described_is_served() {
     let routes: BTreeSet<String> =
         api_gateway::features::table().into_iter().map(|route| format!("{} {}", route.method, route.path)).collect();
-    assert_eq!(ours().operations().into_keys().collect::<BTreeSet<_>>(), routes);
+    assert_eq!(described().operations().into_keys().collect::<BTreeSet<_>>(), routes);
 }
 
 #[test]
@@ -160,15 +157,6 @@ impl Notes {
     }
 }
 
-/// A value without quotes and brackets.
-fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join("|"),
-        other => other.to_string(),
-    }
-}
-
 fn compare_operation(name: &str, ours: (&Api, &Value), theirs: (&Api, &Value), notes: &mut Notes) {
     let ((our_api, our), (their_api, their)) = (ours, theirs);
     for part in ["operationId", "tags", "deprecated"] {
@@ -253,9 +241,6 @@ enum Use {
     Reply,
 }
 
-const LIMITS: [&str; 8] =
-    ["minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength", "minItems", "maxItems", "pattern"];
-
 fn compare_schema(place: &str, used: Use, ours: (&Api, &Value), theirs: (&Api, &Value), notes: &mut Notes) {
     let (our, their) = (ours.0.shape(ours.1), theirs.0.shape(theirs.1));
     // The contract leaves some values open.
@@ -294,100 +279,5 @@ fn compare_schema(place: &str, used: Use, ours: (&Api, &Value), theirs: (&Api, &
     }
     if let (Some(our), Some(their)) = (&our.items, &their.items) {
         compare_schema(&format!("{place}[]"), used, (ours.0, our), (theirs.0, their), notes);
-    }
-}
-
-/// A document.
-struct Api(Value);
-
-/// What a schema says, however it is written.
-#[derive(Default)]
-struct Shape {
-    kinds: BTreeSet<String>,
-    format: Value,
-    words: BTreeSet<String>,
-    limits: BTreeMap<String, Value>,
-    fields: BTreeMap<String, Value>,
-    required: BTreeSet<String>,
-    items: Option<Value>,
-}
-
-impl Api {
-    /// Every operation by its name: `GET /health`.
-    fn operations(&self) -> BTreeMap<String, Value> {
-        let mut operations = BTreeMap::new();
-        for (path, item) in self.0["paths"].as_object().unwrap() {
-            for (method, operation) in item.as_object().unwrap() {
-                operations.insert(format!("{} {path}", method.to_uppercase()), operation.clone());
-            }
-        }
-        operations
-    }
-
-    /// What a reference points at.
-    fn resolved(&self, value: &Value) -> Value {
-        match value["$ref"].as_str() {
-            None => value.clone(),
-            Some(reference) => {
-                let pointer = reference.strip_prefix('#').unwrap();
-                self.0.pointer(pointer).unwrap_or_else(|| panic!("{reference} points nowhere")).clone()
-            }
-        }
-    }
-
-    fn shape(&self, schema: &Value) -> Shape {
-        let mut shape = Shape::default();
-        self.add(schema, &mut shape);
-        // Every number of JSON ends there.
-        shape.limits.retain(|_, limit| limit.as_f64().is_none_or(|limit| limit.abs() < 9.0e15));
-        shape
-    }
-
-    fn add(&self, schema: &Value, shape: &mut Shape) {
-        if schema.get("$ref").is_some() {
-            return self.add(&self.resolved(schema), shape);
-        }
-        for choice in ["allOf", "oneOf", "anyOf"] {
-            schema[choice].as_array().into_iter().flatten().for_each(|part| self.add(part, shape));
-        }
-        match &schema["type"] {
-            Value::String(kind) => shape.kinds.extend([kind.clone()]),
-            Value::Array(kinds) => shape.kinds.extend(kinds.iter().map(plain)),
-            _ => {}
-        }
-        match &schema["const"] {
-            Value::Null => {}
-            Value::Bool(_) => shape.kinds.extend(["boolean".to_owned()]),
-            Value::Number(_) => shape.kinds.extend(["integer".to_owned()]),
-            other => {
-                shape.kinds.extend(["string".to_owned()]);
-                shape.words.extend([plain(other)]);
-            }
-        }
-        for word in schema["enum"].as_array().into_iter().flatten() {
-            match word {
-                Value::Null => shape.kinds.extend(["null".to_owned()]),
-                word => shape.words.extend([plain(word)]),
-            }
-        }
-        // Formats of numbers are a hint for compilers only.
-        if let Some(format) =
-            schema["format"].as_str().filter(|format| !matches!(*format, "int32" | "int64" | "double"))
-        {
-            shape.format = format.into();
-        }
-        for limit in LIMITS {
-            if let Some(value) = schema.get(limit) {
-                let value = value.as_f64().map_or_else(|| value.clone(), Value::from);
-                shape.limits.insert(limit.to_owned(), value);
-            }
-        }
-        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
-            shape.fields.insert(name.clone(), field.clone());
-        }
-        shape.required.extend(schema["required"].as_array().into_iter().flatten().map(plain));
-        if let Some(items) = schema.get("items") {
-            shape.items = Some(items.clone());
-        }
     }
 }

@@ -5,6 +5,7 @@
 mod attendance;
 mod bad_input;
 mod contract;
+mod described_limits;
 mod description;
 mod employees;
 mod fences;
@@ -14,4 +15,5 @@ mod identity;
 mod limits;
 mod locations;
 mod outages;
+mod schema;
 mod support;

@@ -15,6 +15,8 @@ use testkit::database::TestDatabase;
 use testkit::redis::RedisServer;
 use uuid::Uuid;
 
+use crate::schema::check_answer;
+
 /// Everybody's password.
 pub const PASSWORD: &str = "correct horse battery staple";
 /// 32 bytes, base64.
@@ -139,9 +141,16 @@ impl TestApp {
     }
 
     pub async fn send(&self, request: RequestBuilder) -> Answer {
-        let response = request.send().await.unwrap();
+        let request = request.build().unwrap();
+        let (method, path) = (request.method().to_string(), request.url().path().to_owned());
+        let response = self.http.execute(request).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
-        Answer { status, headers, text: response.text().await.unwrap() }
+        let text = response.text().await.unwrap();
+        let media_type = headers.get("content-type").and_then(|value| value.to_str().ok());
+        if !headers.contains_key("content-encoding") {
+            check_answer(&method, &path, status.as_u16(), media_type, &text);
+        }
+        Answer { status, headers, text }
     }
 
     pub async fn get(&self, path: &str) -> Answer {
