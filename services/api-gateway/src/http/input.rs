@@ -200,6 +200,7 @@ impl Kind for UtcText {
             "type": "string",
             "format": "date-time",
             "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d+)?)?Z$",
+            "examples": ["2026-03-10T08:00:00Z"],
         })
     }
 
@@ -521,6 +522,12 @@ impl<'a> Parts<'a> {
 }
 
 impl Taken {
+    /// A parameter, or a field of the body.
+    pub(super) fn find(&mut self, name: &str) -> Option<&mut Value> {
+        let parameter = self.parameters.iter_mut().find(|one| one["name"] == name);
+        parameter.or_else(|| self.body.as_mut()?.get_mut("properties")?.get_mut(name))
+    }
+
     /// Notes a body; a second one describes further fields of the same object.
     fn body<T: Kind>(&mut self, required: bool) {
         let mut schema = T::schema();

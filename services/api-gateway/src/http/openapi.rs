@@ -28,6 +28,7 @@ pub struct About {
     note: Option<&'static str>,
     deprecated: bool,
     credentials: Option<Value>,
+    meanings: Vec<(&'static str, &'static str)>,
     taken: Taken,
     answers: BTreeMap<u16, Value>,
     types: Types,
@@ -47,6 +48,7 @@ impl About {
             note: None,
             deprecated: false,
             credentials: None,
+            meanings: Vec::new(),
             taken: Taken::default(),
             answers: BTreeMap::new(),
             types: Vec::new(),
@@ -57,6 +59,13 @@ impl About {
     #[must_use]
     pub const fn note(mut self, note: &'static str) -> Self {
         self.note = Some(note);
+        self
+    }
+
+    /// What a parameter or a field of the body means, where its name does not say it.
+    #[must_use]
+    pub fn means(mut self, name: &'static str, meaning: &'static str) -> Self {
+        self.meanings.push((name, meaning));
         self
     }
 
@@ -241,6 +250,7 @@ pub struct Operation {
     /// As OpenAPI writes it.
     pub described: Value,
     types: Types,
+    problems: Vec<String>,
 }
 
 /// Describes a use case.
@@ -252,6 +262,13 @@ pub fn operation<E: Endpoint>() -> Operation {
     if read.body.is_some() {
         about.taken.body = read.body;
         about.taken.body_required = read.body_required;
+    }
+    let mut problems = Vec::new();
+    for (name, meaning) in about.meanings {
+        match about.taken.find(name) {
+            Some(described) => described["description"] = meaning.into(),
+            None => problems.push(format!("{} {} takes no {name}", E::METHOD, E::PATH)),
+        }
     }
     let takes_something = !about.taken.parameters.is_empty() || about.taken.body.is_some();
     let judged = takes_something && E::Input::IS_JUDGED;
@@ -311,7 +328,7 @@ pub fn operation<E: Endpoint>() -> Operation {
         described["requestBody"] =
             json!({ "required": about.taken.body_required, "content": { "application/json": { "schema": schema } } });
     }
-    Operation { described, types: about.types }
+    Operation { described, types: about.types, problems }
 }
 
 /// The credentials that open a route, one of them.
@@ -348,7 +365,7 @@ fn headers(counted: bool) -> Value {
 }
 
 /// What every tag is about.
-const TAGS: [(&str, &str); 16] = [
+const TAGS: &[(&str, &str)] = &[
     ("health", "Liveness and readiness"),
     ("docs", "This description"),
     ("internal", "Operators"),
@@ -375,7 +392,10 @@ pub fn describe(routes: &[Route]) -> Result<Value, String> {
     let refusal = types.of::<Refusal<'_>>();
     let rate_limited = types.of::<RateLimited<'_>>();
     for route in routes {
-        let Operation { described, types: mentioned } = (route.operation)();
+        let Operation { described, types: mentioned, problems } = (route.operation)();
+        if let Some(problem) = problems.into_iter().next() {
+            return Err(problem);
+        }
         types.extend(mentioned);
         let name = format!("{} {}", route.method, route.path);
         if let Some(other) = ids.insert(described["operationId"].to_string(), name.clone()) {
@@ -401,7 +421,7 @@ pub fn describe(routes: &[Route]) -> Result<Value, String> {
             "version": env!("CARGO_PKG_VERSION"),
             "description": "Who is at work, where they went, the kilometres and expenses they are owed. Every GET also \
                 answers HEAD. Unknown fields and parameters are ignored. Errors are for people, codes for programs.",
-            "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
+            "license": { "name": "MIT OR Apache-2.0" },
         },
         "servers": [{ "url": "/" }],
         "tags": TAGS

@@ -60,6 +60,7 @@ pub fn page<T: Serialize>(data: Vec<T>, pagination: Pagination) -> HttpResponse 
 #[serde(rename_all = "camelCase")]
 pub struct Refusal<'a> {
     /// Always false.
+    #[schema(example = false)]
     success: bool,
     /// What is wrong, for people.
     error: String,
@@ -82,6 +83,7 @@ pub struct RateLimited<'a> {
     #[schema(pattern = "^[0-9]+s$")]
     retry_after: String,
     /// Always false.
+    #[schema(example = false)]
     success: bool,
     /// Which budget, for people.
     error: String,

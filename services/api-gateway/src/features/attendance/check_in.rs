@@ -28,6 +28,7 @@ impl Endpoint for CheckIn {
     fn about() -> About {
         About::new("attendance", "checkIn", "Begin to work")
             .note("Opens a session; there is at most one open session an employee. A position becomes its first fix.")
+            .means("latitude", "Given together with longitude, or not at all.")
             .created::<Session>()
     }
 

@@ -28,6 +28,7 @@ impl Endpoint for MySessions {
     fn about() -> About {
         About::new("attendance", "listMySessions", "The caller's own sessions, newest check-in first")
             .note("Whoever is no employee has none.")
+            .means("status", "active: open; recent: closed less than 24 hours ago; inactive: closed before that.")
             .page::<Row>()
     }
 

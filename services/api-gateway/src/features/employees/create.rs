@@ -31,6 +31,9 @@ impl Endpoint for Create {
     fn about() -> About {
         About::new("employees", "createEmployee", "Employ somebody")
             .note("With an e-mail address and a password, also the user they sign in as, in one transaction.")
+            .means("employee_code", "Made up when it is missing: EMP and a number of four digits.")
+            .means("user_id", "A user of the organization who is nobody's employee yet.")
+            .means("email", "Given together with password; not with user_id.")
             .created::<Employee>()
     }
 

@@ -25,6 +25,7 @@ impl Endpoint for MyRoute {
     fn about() -> About {
         About::new("locations", "getMyRoute", "The caller's own fixes of one session, oldest first")
             .note("Either spelling of the session's id will do. Somebody else's session is empty.")
+            .means("session_id", "The other spelling; sessionId wins when both are given.")
             .list::<Location>()
     }
 

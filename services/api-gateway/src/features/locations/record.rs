@@ -28,6 +28,8 @@ impl Endpoint for Record {
     fn about() -> About {
         About::new("locations", "createLocation", "Store one fix of the caller's open session")
             .note("A fix sent again is answered with the row that is there.")
+            .means("accuracy", "Metres.")
+            .means("sequence_number", "The phone's own count; it orders nothing.")
             .created::<Location>()
     }
 
