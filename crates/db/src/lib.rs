@@ -57,6 +57,7 @@ mod config;
 pub mod employees;
 mod error;
 pub mod events;
+pub mod expenses;
 pub mod identity;
 mod json;
 pub mod locations;

@@ -8,6 +8,11 @@ pub mod sql_types {
     #[derive(Debug, Clone, Copy, diesel::sql_types::SqlType, diesel::query_builder::QueryId)]
     #[diesel(postgres_type(name = "user_role"))]
     pub struct UserRole;
+
+    /// The enumeration `expense_status`.
+    #[derive(Debug, Clone, Copy, diesel::sql_types::SqlType, diesel::query_builder::QueryId)]
+    #[diesel(postgres_type(name = "expense_status"))]
+    pub struct ExpenseStatus;
 }
 
 table! {
@@ -180,6 +185,42 @@ table! {
     }
 }
 
+table! {
+    use diesel::sql_types::*;
+    use super::sql_types::ExpenseStatus;
+
+    expenses (organization_id, id) {
+        organization_id -> Uuid,
+        id -> Uuid,
+        employee_id -> Uuid,
+        amount -> Numeric,
+        description -> Text,
+        status -> ExpenseStatus,
+        receipt_url -> Nullable<Text>,
+        submitted_at -> Timestamptz,
+        reviewed_at -> Nullable<Timestamptz>,
+        reviewed_by -> Nullable<Uuid>,
+        rejection_comment -> Nullable<Text>,
+        idempotency_key -> Nullable<Text>,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+    }
+}
+
+table! {
+    employee_expense_totals (organization_id, employee_id) {
+        organization_id -> Uuid,
+        employee_id -> Uuid,
+        pending_count -> BigInt,
+        pending_amount -> Numeric,
+        approved_count -> BigInt,
+        approved_amount -> Numeric,
+        rejected_count -> BigInt,
+        rejected_amount -> Numeric,
+        latest_submitted_at -> Timestamptz,
+    }
+}
+
 allow_tables_to_appear_in_same_query!(
     organizations,
     users,
@@ -192,4 +233,6 @@ allow_tables_to_appear_in_same_query!(
     webhook_events,
     admin_audit_log,
     audit_chains,
+    expenses,
+    employee_expense_totals,
 );

@@ -10,6 +10,7 @@ use settings::{InvalidSettings, Settings};
 
 use crate::http::client_address::Network;
 use crate::identity::SecretsKey;
+use crate::receipts::ReceiptsConfig;
 
 /// Where the process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +63,8 @@ pub struct Config {
     pub redis: RedisConfig,
     /// `IDENTITY`.
     pub identity: IdentityConfig,
+    /// `RECEIPTS_*`: where receipts lie, and what they may be.
+    pub receipts: ReceiptsConfig,
     /// `METRICS_SCRAPE_TOKEN`.
     pub metrics_scrape_token: Option<SecretString>,
     /// `BODY_LIMIT_BYTES` (1,000,000).
@@ -117,6 +120,10 @@ impl Config {
         system_database.pool_size = database.pool_size.div_ceil(2);
         let redis = RedisConfig::read(&mut settings);
         let identity = identity(&mut settings);
+        let receipts = ReceiptsConfig::read(&mut settings, |settings| match &identity {
+            IdentityConfig::BuiltIn { secrets } => secrets.clone(),
+            IdentityConfig::Supabase { .. } => secrets_key(settings),
+        });
         let metrics_scrape_token = settings.secret("METRICS_SCRAPE_TOKEN");
         let trusted_proxies = trusted_proxies(&mut settings);
         let workers_enabled = settings.flag("WORKERS_ENABLED", false);
@@ -141,6 +148,7 @@ impl Config {
             system_database,
             redis,
             identity,
+            receipts,
             metrics_scrape_token,
             body_limit: settings.number("BODY_LIMIT_BYTES", 1..=100_000_000, 1_000_000),
             request_timeout: Duration::from_millis(settings.number("REQUEST_TIMEOUT_MS", 100..=600_000, 30_000)),
@@ -200,15 +208,18 @@ fn identity(settings: &mut Settings) -> IdentityConfig {
         });
         return IdentityConfig::Supabase { url, anon_key: settings.required_secret("SUPABASE_ANON_KEY") };
     }
+    IdentityConfig::BuiltIn { secrets: secrets_key(settings) }
+}
+
+fn secrets_key(settings: &mut Settings) -> SecretsKey {
     let key = settings.required_secret("SECRETS_KEY");
     let previous = settings.secret("SECRETS_KEY_PREVIOUS");
-    let secrets = SecretsKey::new(&key, previous.as_ref()).unwrap_or_else(|why| {
+    SecretsKey::new(&key, previous.as_ref()).unwrap_or_else(|why| {
         if !key.expose_secret().is_empty() {
             settings.problem("SECRETS_KEY", why);
         }
         SecretsKey::unusable()
-    });
-    IdentityConfig::BuiltIn { secrets }
+    })
 }
 
 fn trusted_proxies(settings: &mut Settings) -> Vec<Network> {

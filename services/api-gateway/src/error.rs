@@ -45,6 +45,9 @@ pub enum ApiError {
     /// The caller is no employee who may work.
     #[error("Employee context required. This endpoint is for employees only.")]
     NoEmployee,
+    /// A signed address was never handed out for this, or is no longer good.
+    #[error("This address is not valid or has expired")]
+    AddressExpired,
     /// There is no such row in the caller's organization.
     #[error("{0}")]
     NotFound(&'static str),
@@ -113,7 +116,7 @@ impl ApiError {
             Self::BadClaims(_) => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
             Self::MalformedApiKey | Self::UnknownApiKey => (StatusCode::UNAUTHORIZED, "INVALID_API_KEY"),
             Self::BadCredentials => (StatusCode::UNAUTHORIZED, "INVALID_CREDENTIALS"),
-            Self::WrongRole(_) | Self::NoEmployee => (StatusCode::FORBIDDEN, "FORBIDDEN"),
+            Self::WrongRole(_) | Self::NoEmployee | Self::AddressExpired => (StatusCode::FORBIDDEN, "FORBIDDEN"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "NOT_FOUND"),
             Self::Invalid(_)
             | Self::Refused(_)

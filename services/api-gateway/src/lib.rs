@@ -10,5 +10,6 @@ pub mod http;
 pub mod identity;
 pub mod jobs;
 pub mod metrics;
+pub mod receipts;
 pub mod startup;
 pub mod state;

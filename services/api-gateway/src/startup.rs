@@ -29,6 +29,7 @@ use crate::http::reply;
 use crate::identity::{Authenticator, passwords};
 use crate::jobs::DistanceJobs;
 use crate::metrics::{Metrics, sample};
+use crate::receipts::Receipts;
 use crate::state::State;
 
 /// Employees whose right to work is remembered.
@@ -92,6 +93,7 @@ impl Application {
         let state = Arc::new(State {
             recorder: Recorder::start(db.clone(), Arc::clone(&clock), config.locations_per_commit),
             limits: Limits::start(redis),
+            receipts: Receipts::open(&config.receipts, &config.api_base_url).map_err(|error| wrong(&error))?,
             jobs: DistanceJobs::new(producer),
             working: Expiring::new(EMPLOYEES_REMEMBERED),
             readiness: Readiness::default(),

@@ -16,6 +16,7 @@ use crate::identity::Authenticator;
 use crate::identity::passwords::Passwords;
 use crate::jobs::DistanceJobs;
 use crate::metrics::Metrics;
+use crate::receipts::Receipts;
 
 /// What every handler may reach. One per process.
 pub struct State {
@@ -37,6 +38,8 @@ pub struct State {
     pub queue: Admin,
     /// Stores single fixes, gathered.
     pub recorder: Recorder,
+    /// Where receipts lie.
+    pub receipts: Receipts,
     /// Whether an employee may work, for half a minute.
     pub working: Expiring<(OrganizationId, EmployeeId), bool>,
     /// What `/ready` last found.

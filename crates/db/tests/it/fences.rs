@@ -94,6 +94,8 @@ async fn the_system_role_may_do_what_its_policies_explain_and_no_more() {
         "SELECT * FROM gps_locations",
         "SELECT * FROM attendance_sessions",
         "SELECT * FROM session_summaries",
+        "SELECT * FROM expenses",
+        "SELECT * FROM employee_expense_totals",
         "SELECT name FROM employees",
         "UPDATE users SET role = 'ADMIN'",
         "DELETE FROM organizations",
@@ -145,6 +147,8 @@ fn in_code() -> BTreeSet<String> {
                 "Jsonb" => "jsonb",
                 "Timestamptz" => "timestamptz",
                 "UserRole" => "user_role",
+                "Numeric" => "numeric",
+                "ExpenseStatus" => "expense_status",
                 other => panic!("unknown type {other}"),
             };
             columns.insert(format!("{table}.{column} {kind}{null}"));

@@ -8,7 +8,7 @@ use testkit::database::TestDatabase;
 
 use crate::support::Field;
 
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 11] = [
     "organizations",
     "users",
     "employees",
@@ -18,6 +18,8 @@ const TABLES: [&str; 9] = [
     "attendance_sessions",
     "session_summaries",
     "gps_locations",
+    "expenses",
+    "employee_expense_totals",
 ];
 
 #[tokio::test]

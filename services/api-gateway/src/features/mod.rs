@@ -4,8 +4,10 @@ pub mod attendance;
 pub mod auth;
 pub mod docs;
 pub mod employees;
+pub mod expenses;
 pub mod health;
 pub mod locations;
+pub mod receipts;
 
 use crate::http::endpoint::{Route, Routes};
 
@@ -17,6 +19,8 @@ pub fn routes(routes: &mut Routes<'_>) {
     employees::routes(routes);
     attendance::routes(routes);
     locations::routes(routes);
+    expenses::routes(routes);
+    receipts::routes(routes);
 }
 
 /// Every route there is.

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
+use std::time::Duration;
 
 use actix_web::http::Method;
 use actix_web::web::{self, BytesMut, ServiceConfig};
@@ -33,6 +34,8 @@ pub trait Endpoint: 'static {
     const ACCESS: Access;
     /// What it is charged to.
     const BUDGET: Budget = Budget::Default;
+    /// How long it may take; `None` for the time of the settings.
+    const PATIENCE: Option<Duration> = None;
     /// What it takes from the request.
     type Input: Input;
 
@@ -51,6 +54,8 @@ pub struct Call<I> {
     pub state: web::Data<State>,
     /// What they sent.
     pub input: I,
+    /// The body piece by piece, for a use case whose input does not read it.
+    pub body: Option<web::Payload>,
     /// Where they call from.
     pub address: Option<IpAddr>,
     /// The request's id, for whatever it causes.
@@ -127,7 +132,7 @@ async fn serve<E: Endpoint>(request: HttpRequest, payload: web::Payload, state: 
     let mut remaining = None;
     let context = RequestContext::of(&request);
     let examined = AssertUnwindSafe(examine::<E>(&request, payload, &state, address, &mut remaining)).catch_unwind();
-    let answer = match tokio::time::timeout(state.config.request_timeout, examined).await {
+    let answer = match tokio::time::timeout(E::PATIENCE.unwrap_or(state.config.request_timeout), examined).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) => Err(ApiError::Internal("the handler panicked".to_owned())),
         Err(_) => Err(ApiError::Unavailable("the request took too long".to_owned())),
@@ -162,15 +167,15 @@ async fn examine<E: Endpoint>(
     let checked = async {
         let caller = authenticate(state, request, E::ACCESS).await?;
         RequestContext::of(request).called_by(caller.as_ref());
-        let body = if E::Input::READS_BODY {
-            read_body(request, payload, state.config.body_limit).await?
+        let (body, unread) = if E::Input::READS_BODY {
+            (read_body(request, payload, state.config.body_limit).await?, None)
         } else {
-            BytesMut::new()
+            (BytesMut::new(), Some(payload))
         };
         let input = E::Input::read(&Parts::of(request, &body, state.clock.now()))?;
-        Ok::<_, ApiError>((caller, input))
+        Ok::<_, ApiError>((caller, input, unread))
     };
-    let (caller, input) = match checked.await {
+    let (caller, input, body) = match checked.await {
         Ok(checked) => checked,
         // A dependency that is away is not the caller's fault.
         Err(error) if E::BUDGET == Budget::Exempt || error.status_and_code().0.is_server_error() => return Err(error),
@@ -188,7 +193,7 @@ async fn examine<E: Endpoint>(
         }
     }
     let request_id = RequestContext::of(request).request_id;
-    let call = Call { caller, state: state.clone(), input, address, request_id: Rc::clone(&request_id) };
+    let call = Call { caller, state: state.clone(), input, body, address, request_id: Rc::clone(&request_id) };
     within_request(request_id, E::handle(call)).await
 }
 

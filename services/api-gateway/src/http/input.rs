@@ -14,8 +14,10 @@ use std::marker::PhantomData;
 use actix_web::HttpRequest;
 use chrono::{DateTime, Utc};
 use domain::id::parse_uuid;
+use domain::money::Money;
 use garde::{Path, Report, Validate};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -162,6 +164,28 @@ impl Kind for f64 {
     fn from_number(number: f64) -> Option<Self> {
         Some(number)
     }
+}
+
+impl Kind for Money {
+    const EXPECTED: &'static str = "number";
+
+    fn from_number(number: f64) -> Option<Self> {
+        Self::from_double(number)
+    }
+}
+
+/// Reads an amount by the digits that were written, where a number would have passed through a double. For
+/// `#[serde(deserialize_with = "exact")]`.
+pub fn exact<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Field<Money>, D::Error> {
+    let written = Box::<RawValue>::deserialize(deserializer)?;
+    Ok(match written.get().as_bytes().first() {
+        Some(b'n') => Field::Null,
+        Some(b't' | b'f') => Field::Wrong("boolean"),
+        Some(b'"') => Field::Wrong("string"),
+        Some(b'[') => Field::Wrong("array"),
+        Some(b'{') => Field::Wrong("object"),
+        _ => Money::from_json(written.get()).map_or(Field::Wrong("number"), Field::Value),
+    })
 }
 
 impl Kind for String {
@@ -717,6 +741,36 @@ mod tests {
         assert_eq!(read("true"), Field::Wrong("boolean"));
         assert_eq!(read("[1,[2]]"), Field::Wrong("array"));
         assert_eq!(read("{\"a\":{\"b\":1}}"), Field::Wrong("object"));
+    }
+
+    #[test]
+    fn amounts_keep_every_digit_that_was_written() {
+        #[derive(serde::Deserialize)]
+        struct Body {
+            #[serde(default, deserialize_with = "exact")]
+            amount: Field<Money>,
+        }
+        let read = |json: &str| serde_json::from_str::<Body>(json).unwrap().amount;
+        for (json, digits) in [
+            (r#"{"amount":12345678901234567890.123456789}"#, "12345678901234567890.123456789"),
+            (r#"{"amount": 0.10 }"#, "0.1"),
+            (r#"{"amount":1e-7}"#, "0.0000001"),
+            (r#"{"amount":-2}"#, "-2"),
+        ] {
+            assert_eq!(read(json).value().unwrap().to_string(), digits, "{json}");
+        }
+        for (json, field) in [
+            ("{}", Field::Missing),
+            (r#"{"amount":null}"#, Field::Null),
+            (r#"{"amount":"5"}"#, Field::Wrong("string")),
+            (r#"{"amount":true}"#, Field::Wrong("boolean")),
+            (r#"{"amount":[5]}"#, Field::Wrong("array")),
+            (r#"{"amount":{"n":5}}"#, Field::Wrong("object")),
+            (r#"{"amount":1e999}"#, Field::Wrong("number")),
+        ] {
+            assert_eq!(read(json), field, "{json}");
+        }
+        assert!(serde_json::from_str::<Body>(r#"{"amount":01}"#).is_err());
     }
 
     #[test]

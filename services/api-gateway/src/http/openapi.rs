@@ -335,7 +335,7 @@ pub fn operation<E: Endpoint>() -> Operation {
 fn security(access: Access) -> Value {
     match access {
         Access::Public => json!([]),
-        Access::Employees => json!([{ "bearerAuth": [] }]),
+        Access::Employees | Access::WorkingEmployees => json!([{ "bearerAuth": [] }]),
         Access::Everyone | Access::Admins => json!([{ "bearerAuth": [] }, { "apiKeyAuth": [] }]),
     }
 }
@@ -344,7 +344,7 @@ fn security(access: Access) -> Value {
 fn refuses_some(access: Access, method: &Method, path: &str) -> bool {
     match access {
         Access::Public => false,
-        Access::Employees | Access::Admins => true,
+        Access::Employees | Access::WorkingEmployees | Access::Admins => true,
         Access::Everyone => *method != Method::GET || !matches!(path, "/auth/me" | "/leaderboard" | "/profile/me"),
     }
 }

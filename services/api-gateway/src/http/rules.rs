@@ -10,7 +10,10 @@ use chrono::TimeDelta;
 use domain::auth::looks_like_email;
 use domain::employee::MAX_WIRE_INTEGER;
 use domain::location::{CLOCK_TOLERANCE, Fix};
+use domain::money::Money;
+use domain::receipt::ReceiptPath;
 use serde_json::{Value, json};
+use url::Url;
 
 use super::input::{Field, Kind, Moment, NULLABLE, REQUIRED, UtcText, UuidText};
 
@@ -157,6 +160,84 @@ pub fn not_empty(message: &'static str) -> impl Fn(&Field<String>, &Moment) -> V
             _ => Ok(()),
         }
     }
+}
+
+/// A value of its type, with a message of its own for whatever else stands there.
+pub fn typed<T: Kind>(message: &'static str) -> impl Fn(&Field<T>, &Moment) -> Verdict {
+    move |field, moment| {
+        moment.rule(|| REQUIRED.with(T::schema()))?;
+        match field {
+            Field::Value(_) => Ok(()),
+            _ => refuse(message),
+        }
+    }
+}
+
+/// An amount above zero, with a message of its own.
+pub fn positive(message: &'static str) -> impl Fn(&Field<Money>, &Moment) -> Verdict {
+    move |field, moment| {
+        moment.rule(|| json!({ "exclusiveMinimum": 0 }))?;
+        match field.value() {
+            Some(amount) if !amount.is_positive() => refuse(message),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Text of at least `least` UTF-16 code units, with a message of its own.
+pub fn not_shorter(least: usize, message: &'static str) -> impl Fn(&Field<String>, &Moment) -> Verdict {
+    move |field, moment| {
+        moment.rule(|| json!({ "minLength": least }))?;
+        match field.value() {
+            Some(text) if text.encode_utf16().count() < least => refuse(message),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Text of at most `most` UTF-16 code units, with a message of its own.
+pub fn not_longer(most: usize, message: &'static str) -> impl Fn(&Field<String>, &Moment) -> Verdict {
+    move |field, moment| {
+        moment.rule(|| json!({ "maxLength": most }))?;
+        match field.value() {
+            Some(text) if text.encode_utf16().count() > most => refuse(message),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One of some words, which must be there, with a message of its own.
+pub fn word(words: &'static [&'static str], message: &'static str) -> impl Fn(&Field<String>, &Moment) -> Verdict {
+    move |field, moment| {
+        moment.rule(|| REQUIRED.with(json!({ "type": "string", "enum": words })))?;
+        match field.value() {
+            Some(text) if words.contains(&text.as_str()) => Ok(()),
+            _ => refuse(message),
+        }
+    }
+}
+
+/// What is said of a receipt that is neither an https address nor the path of an upload: both, where both apply.
+pub const NO_URL: [&str; 2] = ["receipt_url must be a valid URL", "receipt_url must use HTTPS"];
+
+/// An address, or the path of an uploaded receipt.
+pub fn url_or_receipt(field: &Field<String>, _: &Moment) -> Verdict {
+    match field.value() {
+        Some(text) if !is_receipt(text) && Url::parse(text).is_err() => refuse(NO_URL[0]),
+        _ => Ok(()),
+    }
+}
+
+/// An address that begins with `https://`, or the path of an uploaded receipt.
+pub fn https_or_receipt(field: &Field<String>, _: &Moment) -> Verdict {
+    match field.value() {
+        Some(text) if !is_receipt(text) && !text.starts_with("https://") => refuse(NO_URL[1]),
+        _ => Ok(()),
+    }
+}
+
+fn is_receipt(text: &str) -> bool {
+    text.parse::<ReceiptPath>().is_ok()
 }
 
 /// Text that the database can hold: PostgreSQL knows no NUL (lone surrogates arrive here as NUL, too).

@@ -27,6 +27,8 @@ pub struct TestApp {
     pub api: String,
     pub database: TestDatabase,
     pub redis: RedisServer,
+    /// Where receipts lie.
+    pub receipts: tempfile::TempDir,
     pub clock: Arc<ManualClock>,
     pub http: Client,
     stopper: Option<Stopper>,
@@ -88,6 +90,7 @@ impl TestApp {
     pub async fn start_on(listener: TcpListener, settings: &[(&str, &str)]) -> Self {
         let database = TestDatabase::create().await;
         let redis = RedisServer::start().unwrap();
+        let receipts = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::at(Utc::now()));
         let mut variables: Vec<(String, String)> = [
             ("APP_ENV", "test"),
@@ -95,6 +98,7 @@ impl TestApp {
             ("SYSTEM_DATABASE_URL", &database.system_url()),
             ("REDIS_URL", &redis.url()),
             ("SECRETS_KEY", SECRETS_KEY),
+            ("RECEIPTS_DIR", receipts.path().to_str().unwrap()),
             ("API_BASE_URL", "https://api.fieldtrack.test"),
             ("CORS_ORIGIN", "https://console.fieldtrack.test, https://second.fieldtrack.test"),
         ]
@@ -124,6 +128,7 @@ impl TestApp {
             api: format!("http://{address}"),
             database,
             redis,
+            receipts,
             clock,
             http: Client::builder().no_proxy().build().unwrap(),
             stopper: Some(stopper),
@@ -252,6 +257,10 @@ impl Person<'_> {
 
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
         self.app.send(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub async fn patch(&self, path: &str, body: &Value) -> Answer {
+        self.app.send(self.request(Method::PATCH, path).json(body)).await
     }
 
     /// Posts these very bytes as JSON.
