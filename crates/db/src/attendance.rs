@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Nullable, Timestamptz};
+use diesel::sql_types::{BigInt, Double, Nullable, Timestamptz};
 use diesel_async::RunQueryDsl;
 use domain::attendance::{DistanceStatus, RECENT, Session};
 use domain::job::RecalculateDistance;
@@ -60,7 +60,7 @@ impl TryFrom<Row> for Session {
     }
 }
 
-fn status(text: &str) -> DbResult<DistanceStatus> {
+pub(crate) fn status(text: &str) -> DbResult<DistanceStatus> {
     DistanceStatus::parse(text).ok_or_else(|| DbError::Broken(format!("unknown distance status {text:?}")))
 }
 
@@ -136,6 +136,19 @@ pub enum ActivityFilter {
     Inactive,
 }
 
+impl ActivityFilter {
+    /// Reads it as queries spell it; any other word means all.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "active" => Self::Active,
+            "recent" => Self::Recent,
+            "inactive" => Self::Inactive,
+            _ => Self::All,
+        }
+    }
+}
+
 /// One page of an employee's sessions, newest check-in first, and how many there are in all.
 #[tracing::instrument(name = "db list sessions", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn of_employee(
@@ -167,6 +180,52 @@ pub async fn of_employee(
         .load(tx.connection())
         .await?;
     Ok((rows.into_iter().map(Session::try_from).collect::<DbResult<_>>()?, total))
+}
+
+/// The latest sessions of an employee, newest check-in first, at most `most`.
+pub async fn latest_of(tx: &mut TenantTx, employee: EmployeeId, most: i64) -> DbResult<Vec<Session>> {
+    let organization = tx.organization();
+    let rows: Vec<Row> = sessions::table
+        .filter(sessions::organization_id.eq(organization))
+        .filter(sessions::employee_id.eq(employee.uuid()))
+        .order((sessions::checkin_at.desc(), sessions::id.desc()))
+        .limit(most)
+        .select(Row::as_select())
+        .load(tx.connection())
+        .await?;
+    rows.into_iter().map(Session::try_from).collect()
+}
+
+/// All sessions of an employee, added up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SessionTotals {
+    /// How many there are, the open one included.
+    pub sessions: i64,
+    /// Kilometres measured so far, not rounded.
+    pub distance_km: f64,
+    /// Seconds: of closed sessions from check-in to check-out, whole for each; of the open one what is measured so far.
+    pub duration_s: i64,
+}
+
+/// Adds an employee's sessions up.
+#[tracing::instrument(name = "db session totals", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
+pub async fn totals_of(tx: &mut TenantTx, employee: EmployeeId) -> DbResult<SessionTotals> {
+    let organization = tx.organization();
+    let (sessions, distance_km, duration_s): (i64, f64, i64) = sessions::table
+        .filter(sessions::organization_id.eq(organization))
+        .filter(sessions::employee_id.eq(employee.uuid()))
+        .select((
+            sql::<BigInt>("count(*)"),
+            sql::<Double>("coalesce(sum(total_distance_km), 0)"),
+            // By the clock, not by the measurement: a closed session counts in full before any job has looked at it.
+            sql::<BigInt>(
+                "coalesce(sum(CASE WHEN checkout_at IS NULL THEN coalesce(total_duration_seconds, 0) \
+                 ELSE floor(extract(epoch FROM checkout_at - checkin_at)) END), 0)::bigint",
+            ),
+        ))
+        .first(tx.connection())
+        .await?;
+    Ok(SessionTotals { sessions, distance_km, duration_s })
 }
 
 /// A session locked for measurement: what is known, and from where on it is not.

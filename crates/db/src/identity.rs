@@ -23,7 +23,7 @@ pub const EMAIL_TAKEN: &str = "users_email_key";
 
 #[derive(Debug, Clone, Copy, AsExpression, FromSqlRow)]
 #[diesel(sql_type = UserRole)]
-struct RoleColumn(Role);
+pub(crate) struct RoleColumn(pub(crate) Role);
 
 impl ToSql<UserRole, Pg> for RoleColumn {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {

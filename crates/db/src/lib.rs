@@ -64,12 +64,14 @@ pub mod locations;
 pub mod measurement;
 mod migrate;
 pub mod organizations;
+mod pattern;
 mod pool;
 pub mod schedule;
 mod schema;
 mod system;
 mod tenant;
 mod tls;
+pub mod users;
 
 pub use config::{DatabaseConfig, InvalidDatabaseUrl};
 pub use error::DbError;

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
+use domain::attendance::Session;
 use domain::location::{Coordinate, Fix, Odometer};
 use domain::{EmployeeId, FixId, OrganizationId, SessionId, Tenant};
 use futures_util::TryStreamExt;
@@ -385,6 +386,23 @@ pub async fn route_of(
         .filter(fixes::organization_id.eq(organization))
         .filter(fixes::session_id.eq(session.uuid()))
         .filter(fixes::employee_id.eq(employee.uuid()))
+        .order(fixes::recorded_at.asc())
+        .limit(most)
+        .select(Row::as_select())
+        .load(tx.connection())
+        .await?;
+    rows.into_iter().map(StoredFix::try_from).collect()
+}
+
+/// The fixes of a session, oldest first, at most `most`. None is older than the check-in, so older partitions are not
+/// looked at.
+#[tracing::instrument(name = "db session route", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
+pub async fn route_since(tx: &mut TenantTx, session: &Session, most: i64) -> DbResult<Vec<StoredFix>> {
+    let organization = tx.organization();
+    let rows: Vec<Row> = fixes::table
+        .filter(fixes::organization_id.eq(organization))
+        .filter(fixes::session_id.eq(session.id.uuid()))
+        .filter(fixes::recorded_at.ge(session.checkin_at))
         .order(fixes::recorded_at.asc())
         .limit(most)
         .select(Row::as_select())

@@ -221,6 +221,42 @@ table! {
     }
 }
 
+// Views: read as they are, never written.
+
+table! {
+    app.employee_states (organization_id, id) {
+        organization_id -> Uuid,
+        id -> Uuid,
+        user_id -> Nullable<Uuid>,
+        name -> Text,
+        phone -> Nullable<Text>,
+        is_active -> Bool,
+        employee_code -> Text,
+        employee_number -> Nullable<BigInt>,
+        last_activity_at -> Nullable<Timestamptz>,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+        session_id -> Nullable<Uuid>,
+        checkin_at -> Nullable<Timestamptz>,
+        checkout_at -> Nullable<Timestamptz>,
+        distance_recalculation_status -> Nullable<Text>,
+        total_distance_km -> Nullable<Double>,
+        total_duration_seconds -> Nullable<Integer>,
+        session_updated_at -> Nullable<Timestamptz>,
+        last_checkout_at -> Nullable<Timestamptz>,
+    }
+}
+
+table! {
+    app.employee_places (organization_id, employee_id) {
+        organization_id -> Uuid,
+        employee_id -> Uuid,
+        latitude -> Double,
+        longitude -> Double,
+        recorded_at -> Timestamptz,
+    }
+}
+
 allow_tables_to_appear_in_same_query!(
     organizations,
     users,

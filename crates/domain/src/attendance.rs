@@ -83,11 +83,7 @@ impl Session {
     /// How live it is at `now`.
     #[must_use]
     pub fn activity(&self, now: DateTime<Utc>) -> ActivityStatus {
-        match self.checkout_at {
-            None => ActivityStatus::Active,
-            Some(ended) if now - ended < RECENT => ActivityStatus::Recent,
-            Some(_) => ActivityStatus::Inactive,
-        }
+        ActivityStatus::of_session(self.checkout_at, now)
     }
 }
 
@@ -104,6 +100,32 @@ pub enum ActivityStatus {
     Recent,
     /// Everything else.
     Inactive,
+}
+
+/// Somebody counts as recently active for this long after they last did something.
+const RECENTLY_ACTIVE: TimeDelta = TimeDelta::days(7);
+
+impl ActivityStatus {
+    /// Of a session that ended at `checkout_at`, or goes on when there is none.
+    #[must_use]
+    pub fn of_session(checkout_at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Self {
+        match checkout_at {
+            None => Self::Active,
+            Some(ended) if now - ended < RECENT => Self::Recent,
+            Some(_) => Self::Inactive,
+        }
+    }
+
+    /// Of somebody who last did something at `last`: the other meaning of these words, which the own profile has. Active
+    /// for 24 hours, recent for 7 days.
+    #[must_use]
+    pub fn of_activity(last: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Self {
+        match last {
+            Some(last) if now - last < RECENT => Self::Active,
+            Some(last) if now - last < RECENTLY_ACTIVE => Self::Recent,
+            _ => Self::Inactive,
+        }
+    }
 }
 
 /// Whole seconds between two times: floor, never negative, at most what the column holds.
@@ -146,6 +168,15 @@ mod tests {
             assert_eq!(DistanceStatus::parse(status.as_str()), Some(status));
         }
         assert_eq!(DistanceStatus::parse("Done"), None);
+    }
+
+    #[test]
+    fn somebody_is_active_for_a_day_and_recent_for_a_week_after_their_last_deed() {
+        let of = |seconds| ActivityStatus::of_activity(Some(at(0)), at(seconds));
+        assert_eq!([of(0), of(86_399)], [ActivityStatus::Active; 2]);
+        assert_eq!([of(86_400), of(7 * 86_400 - 1)], [ActivityStatus::Recent; 2]);
+        assert_eq!(of(7 * 86_400), ActivityStatus::Inactive);
+        assert_eq!(ActivityStatus::of_activity(None, at(0)), ActivityStatus::Inactive);
     }
 
     #[test]

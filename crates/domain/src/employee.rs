@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::attendance::{ActivityStatus, Session};
 use crate::clock::stored;
 use crate::id::{EmployeeId, OrganizationId, UserId};
 
@@ -32,6 +33,41 @@ pub struct Employee {
     /// When it last changed.
     #[serde(serialize_with = "stored")]
     pub updated_at: DateTime<Utc>,
+}
+
+/// An employee and where they stand, read from their sessions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmployeeState {
+    /// Who.
+    pub employee: Employee,
+    /// The number inside their code, by which lists sort.
+    pub employee_number: Option<i64>,
+    /// When they last checked in, sent a position or claimed an expense.
+    pub last_activity_at: Option<DateTime<Utc>>,
+    /// Their latest session; `None` when they never checked in.
+    pub latest_session: Option<Session>,
+    /// When they last checked out, which may be before the latest session began.
+    pub last_checkout_at: Option<DateTime<Utc>>,
+}
+
+impl EmployeeState {
+    /// Whether they are at work.
+    #[must_use]
+    pub fn is_checked_in(&self) -> bool {
+        self.latest_session.as_ref().is_some_and(Session::is_open)
+    }
+
+    /// When they last checked in.
+    #[must_use]
+    pub fn last_checkin_at(&self) -> Option<DateTime<Utc>> {
+        self.latest_session.as_ref().map(|session| session.checkin_at)
+    }
+
+    /// How live they are at `now`.
+    #[must_use]
+    pub fn activity(&self, now: DateTime<Utc>) -> ActivityStatus {
+        self.latest_session.as_ref().map_or(ActivityStatus::Inactive, |session| session.activity(now))
+    }
 }
 
 /// The code given to an employee who comes without one: `EMP` and the number padded to four digits.

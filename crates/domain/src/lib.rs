@@ -16,6 +16,7 @@ pub mod money;
 pub mod page;
 pub mod receipt;
 pub mod tenant;
+pub mod user;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use id::{ApiKeyId, EmployeeId, EventId, ExpenseId, FixId, OrganizationId, SessionId, UserId};

@@ -51,6 +51,9 @@ pub enum ApiError {
     /// There is no such row in the caller's organization.
     #[error("{0}")]
     NotFound(&'static str),
+    /// There is none of what was asked for; says so in words that name it.
+    #[error("{0}")]
+    NothingFound(String),
     /// Values are missing, of the wrong type or out of range.
     #[error("{}", joined(.0))]
     Invalid(Vec<Problem>),
@@ -117,7 +120,7 @@ impl ApiError {
             Self::MalformedApiKey | Self::UnknownApiKey => (StatusCode::UNAUTHORIZED, "INVALID_API_KEY"),
             Self::BadCredentials => (StatusCode::UNAUTHORIZED, "INVALID_CREDENTIALS"),
             Self::WrongRole(_) | Self::NoEmployee | Self::AddressExpired => (StatusCode::FORBIDDEN, "FORBIDDEN"),
-            Self::NotFound(_) => (StatusCode::NOT_FOUND, "NOT_FOUND"),
+            Self::NotFound(_) | Self::NothingFound(_) => (StatusCode::NOT_FOUND, "NOT_FOUND"),
             Self::Invalid(_)
             | Self::Refused(_)
             | Self::RefusedField { .. }

@@ -32,8 +32,8 @@ use crate::metrics::{Metrics, sample};
 use crate::receipts::Receipts;
 use crate::state::State;
 
-/// Employees whose right to work is remembered.
-const EMPLOYEES_REMEMBERED: usize = 100_000;
+/// People whose standing is remembered.
+const PEOPLE_REMEMBERED: usize = 100_000;
 
 /// Idle connections of clients and proxies are kept for so long: longer than any proxy in front keeps them, or a
 /// connection would close under a request.
@@ -95,7 +95,7 @@ impl Application {
             limits: Limits::start(redis),
             receipts: Receipts::open(&config.receipts, &config.api_base_url).map_err(|error| wrong(&error))?,
             jobs: DistanceJobs::new(producer),
-            working: Expiring::new(EMPLOYEES_REMEMBERED),
+            standing: Expiring::new(PEOPLE_REMEMBERED),
             readiness: Readiness::default(),
             metrics: Arc::new(Metrics::new(registry)),
             draining: AtomicBool::new(false),

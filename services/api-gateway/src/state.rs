@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use db::Db;
-use domain::{Clock, EmployeeId, OrganizationId};
+use domain::{Clock, OrganizationId, UserId};
 use queue::Admin;
 use queue::limits::Limits;
 
 use crate::config::Config;
 use crate::features::health::Readiness;
 use crate::features::locations::Recorder;
+use crate::http::caller::KnownStanding;
 use crate::http::expiring::Expiring;
 use crate::identity::Authenticator;
 use crate::identity::passwords::Passwords;
@@ -40,8 +41,8 @@ pub struct State {
     pub recorder: Recorder,
     /// Where receipts lie.
     pub receipts: Receipts,
-    /// Whether an employee may work, for half a minute.
-    pub working: Expiring<(OrganizationId, EmployeeId), bool>,
+    /// Whether what tokens say of somebody still holds, for half a minute.
+    pub standing: Expiring<(OrganizationId, UserId), KnownStanding>,
     /// What `/ready` last found.
     pub readiness: Readiness,
     /// Metrics of this process.

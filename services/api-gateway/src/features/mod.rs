@@ -8,6 +8,7 @@ pub mod expenses;
 pub mod health;
 pub mod locations;
 pub mod receipts;
+pub mod users;
 
 use crate::http::endpoint::{Route, Routes};
 
@@ -16,6 +17,7 @@ pub fn routes(routes: &mut Routes<'_>) {
     health::routes(routes);
     docs::routes(routes);
     auth::routes(routes);
+    users::routes(routes);
     employees::routes(routes);
     attendance::routes(routes);
     locations::routes(routes);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use actix_web::HttpRequest;
 use actix_web::http::header::AUTHORIZATION;
 use chrono::TimeDelta;
+use db::users::Standing;
 use domain::auth::{Actor, Identity, Role};
 use domain::{EmployeeId, Tenant, UserId};
 
@@ -13,8 +14,8 @@ use crate::error::{ApiError, ApiResult};
 use crate::identity::VerifyError;
 use crate::state::State;
 
-/// How long the answer "this employee may work" is believed (D4).
-const EMPLOYEE_CHECK: TimeDelta = TimeDelta::seconds(30);
+/// How long it is believed that what a token says still holds (D4).
+const STANDING_CHECK: TimeDelta = TimeDelta::seconds(30);
 
 /// Who may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,10 +97,8 @@ pub async fn authenticate(state: &State, request: &HttpRequest, access: Access) 
     if let Some(role) = wanted.filter(|role| *role != identity.role) {
         return Err(ApiError::WrongRole(role));
     }
-    let employee = match (identity.role, identity.employee) {
-        (Role::Employee, Some(employee)) if may_work(state, &identity, employee).await? => Some(employee),
-        _ => None,
-    };
+    let may_work = standing(state, &identity).await?;
+    let employee = identity.employee.filter(|_| identity.role == Role::Employee && may_work);
     let caller = Caller { identity, employee };
     if matches!(access, Access::Employees | Access::WorkingEmployees) {
         caller.working_employee()?;
@@ -131,18 +130,44 @@ fn is_api_key(key: &str) -> bool {
         && key[8..].bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Whether the employee's row is there and active: a token outlives both, so it is asked again every half minute.
-async fn may_work(state: &State, identity: &Identity, employee: EmployeeId) -> ApiResult<bool> {
-    let key = (identity.organization(), employee);
-    let now = state.clock.now();
-    if let Some(known) = state.working.get(&key, now) {
-        return Ok(known);
+/// What was found of somebody a while ago, and for which employee it was asked.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownStanding {
+    employee: Option<EmployeeId>,
+    standing: Standing,
+}
+
+/// Asks what has become of the caller, who may have been banned, given another role or deactivated since the token was
+/// made; answers whether the employee may work. Asked again every half minute.
+///
+/// A token that says another role than the user has now is as good as none: signing in again, or renewing it, gives one
+/// that is right. Where somebody else is the identity provider, users are theirs, and only the employee is looked at.
+async fn standing(state: &State, identity: &Identity) -> ApiResult<bool> {
+    let ours = state.identity.built_in().is_some();
+    if !ours && (identity.role != Role::Employee || identity.employee.is_none()) {
+        return Ok(false);
     }
-    let mut tx = state.db.tenant(Tenant::of(identity)).await?;
-    let active = db::employees::is_active(&mut tx, employee).await?;
-    tx.commit().await?;
-    state.working.put(key, active, now, now + EMPLOYEE_CHECK);
-    Ok(active)
+    let key = (identity.organization(), identity.user);
+    let now = state.clock.now();
+    let known = state.standing.get(&key, now).filter(|known| known.employee == identity.employee);
+    let standing = match known {
+        Some(known) => known.standing,
+        None => {
+            let mut tx = state.db.tenant(Tenant::of(identity)).await?;
+            let standing = match identity.employee {
+                Some(employee) if !ours => {
+                    let may_work = db::employees::is_active(&mut tx, employee).await?;
+                    Standing { role: Some(identity.role), may_work }
+                }
+                employee => db::users::standing(&mut tx, identity.user, employee, now).await?,
+            };
+            tx.commit().await?;
+            let known = KnownStanding { employee: identity.employee, standing };
+            state.standing.put(key, known, now, now + STANDING_CHECK);
+            standing
+        }
+    };
+    if standing.role == Some(identity.role) { Ok(standing.may_work) } else { Err(ApiError::BadToken) }
 }
 
 /// What a request is counted by before anybody is known: its address.

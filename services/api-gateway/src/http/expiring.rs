@@ -27,6 +27,11 @@ impl<K: Eq + Hash, V: Clone> Expiring<K, V> {
         entries.get(key).filter(|(until, _)| *until > now).map(|(_, value)| value.clone())
     }
 
+    /// Forgets what is known.
+    pub fn remove(&self, key: &K) {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
     /// Remembers `value` until `until`.
     pub fn put(&self, key: K, value: V, now: DateTime<Utc>, until: DateTime<Utc>) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -57,5 +62,7 @@ mod tests {
             assert!(cache.entries.lock().unwrap().len() <= 2);
         }
         assert_eq!(cache.get(&99, now), Some('b'));
+        cache.remove(&99);
+        assert_eq!(cache.get(&99, now), None);
     }
 }

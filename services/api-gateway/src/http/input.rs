@@ -15,6 +15,7 @@ use actix_web::HttpRequest;
 use chrono::{DateTime, Utc};
 use domain::id::parse_uuid;
 use domain::money::Money;
+use domain::page::PageRequest;
 use garde::{Path, Report, Validate};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -66,6 +67,21 @@ impl<T> Field<T> {
     }
 }
 
+impl Field<f64> {
+    /// The whole number that was found acceptable, or what stands for it when it is missing.
+    #[expect(clippy::cast_possible_truncation, reason = "the rules keep it a whole number below 2^53")]
+    pub fn whole_or(&self, default: i64) -> i64 {
+        self.value().map_or(default, |number| *number as i64)
+    }
+}
+
+/// The page that `page` and `limit` ask for, both found acceptable: the first one, of `default_limit` rows, when they
+/// are missing.
+#[must_use]
+pub fn page_request(page: &Field<f64>, limit: &Field<f64>, default_limit: i64) -> PageRequest {
+    PageRequest { page: page.whole_or(1), limit: limit.whole_or(default_limit) }
+}
+
 /// A type that a JSON value can be. Each kind says which JSON values it takes; the rest is [`Field::Wrong`].
 pub trait Kind: Sized {
     /// Its name in messages.
@@ -86,6 +102,11 @@ pub trait Kind: Sized {
 
     /// From a string.
     fn from_text(_: &str) -> Option<Self> {
+        None
+    }
+
+    /// From `true` or `false`.
+    fn from_bool(_: bool) -> Option<Self> {
         None
     }
 
@@ -117,8 +138,8 @@ impl<'de, T: Kind> Deserialize<'de> for Field<T> {
                 Ok(Field::Null)
             }
 
-            fn visit_bool<E>(self, _: bool) -> Result<Field<T>, E> {
-                Ok(Field::Wrong("boolean"))
+            fn visit_bool<E>(self, value: bool) -> Result<Field<T>, E> {
+                Ok(T::from_bool(value).map_or(Field::Wrong("boolean"), Field::Value))
             }
 
             #[expect(
@@ -186,6 +207,14 @@ pub fn exact<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Field<Money>,
         Some(b'{') => Field::Wrong("object"),
         _ => Money::from_json(written.get()).map_or(Field::Wrong("number"), Field::Value),
     })
+}
+
+impl Kind for bool {
+    const EXPECTED: &'static str = "boolean";
+
+    fn from_bool(value: bool) -> Option<Self> {
+        Some(value)
+    }
 }
 
 impl Kind for String {
@@ -739,6 +768,8 @@ mod tests {
         assert_eq!(read("null"), Field::Null);
         assert_eq!(read("\"5\""), Field::Wrong("string"));
         assert_eq!(read("true"), Field::Wrong("boolean"));
+        assert_eq!(serde_json::from_str::<Field<bool>>("false").unwrap(), Field::Value(false));
+        assert_eq!(serde_json::from_str::<Field<bool>>("\"true\"").unwrap(), Field::Wrong("string"));
         assert_eq!(read("[1,[2]]"), Field::Wrong("array"));
         assert_eq!(read("{\"a\":{\"b\":1}}"), Field::Wrong("object"));
     }

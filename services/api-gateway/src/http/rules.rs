@@ -272,6 +272,18 @@ pub fn one_of(words: &'static [&'static str]) -> impl Fn(&Field<String>, &Moment
     }
 }
 
+/// One of some words, which must be there.
+pub fn choice(words: &'static [&'static str]) -> impl Fn(&Field<String>, &Moment) -> Verdict {
+    let known = one_of(words);
+    move |field, moment| {
+        moment.rule(|| REQUIRED.with(json!({ "type": "string", "enum": words })))?;
+        match field {
+            Field::Missing => known(&Field::Null, moment),
+            _ => known(field, moment),
+        }
+    }
+}
+
 /// A UUID, with a message of its own.
 pub fn uuid(message: &'static str) -> impl Fn(&Field<UuidText>, &Moment) -> Verdict {
     move |field, _| match field.value() {

@@ -18,5 +18,8 @@ mod limits;
 mod locations;
 mod outages;
 mod receipts;
+mod people;
 mod schema;
+mod sessions;
 mod support;
+mod users;

@@ -6,6 +6,8 @@ use std::thread::JoinHandle;
 
 use api_gateway::config::Config;
 use api_gateway::startup::{Application, Stopper};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::{Clock, ManualClock};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
@@ -261,6 +263,13 @@ impl Person<'_> {
 
     pub async fn patch(&self, path: &str, body: &Value) -> Answer {
         self.app.send(self.request(Method::PATCH, path).json(body)).await
+    }
+
+    /// The employee they are, as their token says.
+    pub fn employee_id(&self) -> String {
+        let claims = URL_SAFE_NO_PAD.decode(self.token.split('.').nth(1).unwrap()).unwrap();
+        let claims: Value = serde_json::from_slice(&claims).unwrap();
+        claims["employee_id"].as_str().unwrap().to_owned()
     }
 
     /// Posts these very bytes as JSON.

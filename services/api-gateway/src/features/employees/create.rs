@@ -2,16 +2,19 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
+use db::audit::{self, Entry};
 use db::employees::{CODE_TAKEN, NO_SUCH_USER, NewEmployee, USER_TAKEN};
 use db::identity::{EMAIL_TAKEN, NewUser};
 use domain::auth::Role;
 use domain::employee::Employee;
+use domain::event::Event;
 use domain::{EmployeeId, UserId};
 use garde::Validate;
 use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::error::{ApiError, ApiResult};
+use crate::features::users::{email_taken, ours_to_manage};
 use crate::http::caller::Access;
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Field, Input, Moment, Parts, UuidText, invalid, object};
@@ -44,6 +47,7 @@ impl Endpoint for Create {
         let login = match sign_in {
             None => None,
             Some((email, password)) => {
+                ours_to_manage(&call.state)?;
                 let hash = call
                     .state
                     .passwords
@@ -53,16 +57,13 @@ impl Endpoint for Create {
                 Some((UserId::generate(), email.as_str(), hash))
             }
         };
+        let now = call.state.clock.now();
         let mut tx = call.state.db.tenant(caller.tenant()).await?;
         if let Some((id, email, password_hash)) = &login {
             let new = NewUser { id: *id, email, role: Role::Employee, password_hash };
-            db::identity::create_user(&mut tx, &new).await.map_err(|error| {
-                if error.is_conflict_with(EMAIL_TAKEN) {
-                    ApiError::Refused(format!("email '{email}' is already registered"))
-                } else {
-                    error.into()
-                }
-            })?;
+            db::identity::create_user(&mut tx, &new)
+                .await
+                .map_err(|error| if error.is_conflict_with(EMAIL_TAKEN) { email_taken(email) } else { error.into() })?;
         }
         let user = login.as_ref().map(|(id, ..)| *id).or(*user);
         let new = NewEmployee {
@@ -72,7 +73,7 @@ impl Endpoint for Create {
             employee_code: employee_code.clone(),
             phone: phone.clone(),
         };
-        let employee = db::employees::create(&mut tx, new, call.state.clock.now()).await.map_err(|error| {
+        let employee = db::employees::create(&mut tx, new, now).await.map_err(|error| {
             let user = user.map(|id| id.to_string()).unwrap_or_default();
             if error.is_conflict_with(CODE_TAKEN) {
                 let code = employee_code.as_deref().unwrap_or_default();
@@ -85,6 +86,13 @@ impl Endpoint for Create {
                 error.into()
             }
         })?;
+        db::events::record(&mut tx, &Event::EmployeeCreated(employee.clone()), now).await?;
+        if let Some((id, ..)) = &login {
+            let entry = Entry::new("USER_CREATED", caller.actor()).on("user", id).with("role", Role::Employee.as_str());
+            audit::record(&mut tx, &entry, now).await?;
+        }
+        let entry = Entry::new("EMPLOYEE_CREATED", caller.actor()).on("employee", employee.id);
+        audit::record(&mut tx, &entry, now).await?;
         tx.commit().await?;
         Ok(reply::created(employee))
     }
