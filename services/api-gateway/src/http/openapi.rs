@@ -376,6 +376,7 @@ const TAGS: &[(&str, &str)] = &[
     ("expenses", "Expense claims and their review"),
     ("analytics", "Figures"),
     ("employees", "Who works in the field"),
+    ("users", "Who signs in, as what, and who no longer may"),
     ("admin", "Administration"),
     ("dashboard", "An employee's week"),
     ("profile", "An employee's own page"),
