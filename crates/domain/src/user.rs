@@ -13,6 +13,7 @@ pub const BAN: TimeDelta = TimeDelta::hours(876_000);
 
 /// A user of an organization. Nothing here lets anybody in: hashes stay where they are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = OrganizationUser)]
 pub struct User {
     /// Their id.
     pub id: UserId,
