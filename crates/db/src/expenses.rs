@@ -18,6 +18,7 @@ use domain::page::PageRequest;
 use domain::{EmployeeId, ExpenseId, UserId};
 use uuid::Uuid;
 
+use crate::pattern::containing;
 use crate::schema::{employee_expense_totals as totals, employees, expenses, sql_types};
 use crate::{DbResult, TenantTx};
 
@@ -186,19 +187,6 @@ macro_rules! narrowed {
     }};
 }
 
-/// The pattern of text that contains `text` itself: no wildcard in it counts as one (D15).
-fn containing(text: &str) -> String {
-    let mut pattern = String::from("%");
-    for letter in text.chars() {
-        if matches!(letter, '%' | '_' | '\\') {
-            pattern.push('\\');
-        }
-        pattern.push(letter);
-    }
-    pattern.push('%');
-    pattern
-}
-
 /// One page of claims, newest first, and how many there are in all.
 #[tracing::instrument(name = "db list expenses", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn list(tx: &mut TenantTx, filter: &Filter, page: PageRequest) -> DbResult<(Vec<Claimed>, i64)> {
@@ -266,6 +254,21 @@ pub async fn after(
         );
     }
     let rows: Vec<(Row, String, String)> = query
+        .order((expenses::submitted_at.desc(), expenses::id.desc()))
+        .limit(most)
+        .select((Row::as_select(), employees::name, employees::employee_code))
+        .load(tx.connection())
+        .await?;
+    Ok(rows.into_iter().map(Claimed::from).collect())
+}
+
+/// The claims whose description contains `text`, newest first, at most `most`.
+#[tracing::instrument(name = "db search expenses", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
+pub async fn search(tx: &mut TenantTx, text: &str, most: i64) -> DbResult<Vec<Claimed>> {
+    let rows: Vec<(Row, String, String)> = expenses::table
+        .inner_join(their_employee!())
+        .filter(expenses::organization_id.eq(tx.organization()))
+        .filter(expenses::description.ilike(containing(text)))
         .order((expenses::submitted_at.desc(), expenses::id.desc()))
         .limit(most)
         .select((Row::as_select(), employees::name, employees::employee_code))

@@ -7,6 +7,7 @@ pub mod employees;
 pub mod expenses;
 pub mod health;
 pub mod locations;
+pub mod profile;
 pub mod receipts;
 pub mod users;
 
@@ -19,6 +20,7 @@ pub fn routes(routes: &mut Routes<'_>) {
     auth::routes(routes);
     users::routes(routes);
     employees::routes(routes);
+    profile::routes(routes);
     attendance::routes(routes);
     locations::routes(routes);
     expenses::routes(routes);

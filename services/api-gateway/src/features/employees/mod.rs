@@ -6,6 +6,8 @@
 mod create;
 mod get;
 mod list;
+mod profile;
+mod search;
 mod set_status;
 mod update;
 mod wire;
@@ -23,5 +25,7 @@ pub fn routes(routes: &mut Routes<'_>) {
         .add::<list::List>()
         .add::<get::Get>()
         .add::<update::Update>()
-        .add::<set_status::SetStatus>();
+        .add::<set_status::SetStatus>()
+        .add::<profile::Profile>()
+        .add::<search::Search>();
 }
