@@ -99,6 +99,12 @@ impl Environment {
         environment
     }
 
+    /// The same, with receipts in a folder of this copy of the product, unless something else was asked for.
+    pub fn receipts_in(mut self, folder: &Folder) -> Self {
+        self.offer("RECEIPTS_DIR", &folder.join("receipts").display().to_string());
+        self
+    }
+
     /// The same with another value.
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.force(name, value);

@@ -63,7 +63,8 @@ impl Stack {
         };
         let gateway_port = free_port()?;
         let ports = Ports { gateway: gateway_port, worker: free_port()? };
-        let mut environment = Environment::new(&addresses, &random_key()?, &ports, false).with("LOG_FORMAT", "json");
+        let mut environment =
+            Environment::new(&addresses, &random_key()?, &ports, false).receipts_in(&folder).with("LOG_FORMAT", "json");
         for (name, value) in settings {
             environment = environment.with(name, value);
         }

@@ -93,7 +93,7 @@ async fn bring_up(options: &Options, folder: &Folder, interrupt: &mut Interrupt,
 
     let ports = Ports::choose(state.gateway.as_ref(), state.worker.as_ref())?;
     let pretty = !options.detach && std::io::stdout().is_terminal();
-    let environment = Environment::new(&addresses, &secrets_key, &ports, pretty);
+    let environment = Environment::new(&addresses, &secrets_key, &ports, pretty).receipts_in(folder);
     let owner = environment.clone().with("MIGRATION_DATABASE_URL", &addresses.migration_database_url);
     let step = Instant::now();
     services::once(&programs.gateway, &["migrate"], &owner, interrupt)

@@ -10,7 +10,7 @@ use settings::{InvalidSettings, Settings};
 
 use crate::http::client_address::Network;
 use crate::identity::SecretsKey;
-use crate::receipts::ReceiptsConfig;
+use crate::receipts::{ReceiptsConfig, StoreConfig};
 
 /// Where the process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,7 +171,7 @@ impl Config {
     /// Hashes what decides behaviour and is no secret, so that two colours can be compared.
     fn hash(&self) -> String {
         let decisive = format!(
-            "{:?}|{}|{:?}|{}|{:?}|{}|{}|{}|{:?}|{}|{}",
+            "{:?}|{}|{:?}|{}|{:?}|{}|{}|{}|{:?}|{}|{}|{}|{:?}",
             self.environment,
             self.api_base_url,
             self.cors_origins,
@@ -183,6 +183,8 @@ impl Config {
             self.trusted_proxies,
             self.rate_limit_multiplier,
             matches!(self.identity, IdentityConfig::BuiltIn { .. }),
+            matches!(self.receipts.store, StoreConfig::Local { .. }),
+            self.receipts.limits,
         );
         digest(&SHA256, decisive.as_bytes()).as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect()
     }

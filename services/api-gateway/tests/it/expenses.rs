@@ -598,11 +598,11 @@ async fn the_summary_adds_up_per_employee() {
     );
     organization.employee("Nobody").await;
     claim(&app.organization().await.employee("Stranger").await, 1000.0, "Elsewhere").await;
-    let mut of = std::collections::BTreeMap::new();
+    let mut of = std::collections::BTreeMap::<String, Vec<String>>::new();
     for (person, amounts) in [(&asha, &[0.1, 0.2, 0.005][..]), (&ben, &[1.0, 2.0]), (&chandra, &[5.0, 6.0])] {
         for amount in amounts {
             app.clock.advance(TimeDelta::seconds(1));
-            of.entry(person.email.clone()).or_insert_with(Vec::new).push(claim(person, *amount, "Fuel").await);
+            of.entry(person.email.clone()).or_default().push(claim(person, *amount, "Fuel").await);
         }
     }
     approve(admin, &of[&asha.email][0]).await.data(200);
