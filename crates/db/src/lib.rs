@@ -58,6 +58,7 @@ pub mod employees;
 mod error;
 pub mod events;
 pub mod expenses;
+pub mod figures;
 pub mod identity;
 mod json;
 pub mod locations;

@@ -30,8 +30,9 @@ pub enum Outcome {
     Measured(Session, Measured),
 }
 
-/// Measures a session up to its check-out, or up to `now` while it is open, and saves the result. The session stays
-/// locked until the transaction ends; the caller commits.
+/// Measures a session up to its check-out, or up to `now` while it is open, and saves the result with everything that
+/// adds it up: days, totals, the employee's state. The session stays locked until the transaction ends; the caller
+/// commits.
 ///
 /// `most` is the number of points a session may have.
 #[tracing::instrument(name = "measure session", skip_all, fields(session.id = %id))]
@@ -52,5 +53,6 @@ pub async fn measure(tx: &mut TenantTx, id: SessionId, from: From, most: i64, no
     let duration_s = duration_s(locked.session.checkin_at, locked.session.checkout_at.unwrap_or(now));
     let measured = Measured { distance_km, duration_s, average_kmh: average_speed_kmh(distance_km, duration_s) };
     save_measurement(tx, id, measured, &odometer, now).await?;
+    crate::figures::session_counts(tx, id, now).await?;
     Ok(Outcome::Measured(locked.session, measured))
 }

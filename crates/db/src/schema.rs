@@ -23,6 +23,82 @@ table! {
         employee_counter -> BigInt,
         created_at -> Timestamptz,
         updated_at -> Timestamptz,
+        time_zone -> Text,
+        time_zone_set_at -> Nullable<Timestamptz>,
+    }
+}
+
+table! {
+    employee_daily_metrics (organization_id, date, employee_id) {
+        organization_id -> Uuid,
+        date -> Date,
+        employee_id -> Uuid,
+        id -> Uuid,
+        sessions -> Integer,
+        distance_km -> Double,
+        duration_seconds -> BigInt,
+        expenses_count -> Integer,
+        expenses_amount -> Numeric,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+    }
+}
+
+table! {
+    org_daily_metrics (organization_id, date) {
+        organization_id -> Uuid,
+        date -> Date,
+        id -> Uuid,
+        total_sessions -> BigInt,
+        total_distance_km -> Double,
+        total_duration_seconds -> BigInt,
+        active_employees -> Integer,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+    }
+}
+
+table! {
+    employee_last_state (organization_id, employee_id) {
+        organization_id -> Uuid,
+        employee_id -> Uuid,
+        last_session_id -> Nullable<Uuid>,
+        is_checked_in -> Bool,
+        last_latitude -> Nullable<Double>,
+        last_longitude -> Nullable<Double>,
+        last_location_at -> Nullable<Timestamptz>,
+        last_check_in_at -> Nullable<Timestamptz>,
+        last_check_out_at -> Nullable<Timestamptz>,
+        updated_at -> Timestamptz,
+    }
+}
+
+table! {
+    employee_metrics_snapshot (organization_id, employee_id) {
+        organization_id -> Uuid,
+        employee_id -> Uuid,
+        total_sessions -> BigInt,
+        total_hours -> Double,
+        total_distance -> Double,
+        total_expenses -> Numeric,
+        last_active_at -> Nullable<Timestamptz>,
+        updated_at -> Timestamptz,
+    }
+}
+
+table! {
+    org_dashboard_snapshot (organization_id) {
+        organization_id -> Uuid,
+        active_employee_count -> BigInt,
+        recent_employee_count -> BigInt,
+        inactive_employee_count -> BigInt,
+        active_employees_today -> BigInt,
+        today_session_count -> BigInt,
+        today_distance_km -> Double,
+        pending_expense_count -> BigInt,
+        pending_expense_amount -> Numeric,
+        updated_at -> Timestamptz,
+        compared_at -> Nullable<Timestamptz>,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Field teams check in, move, claim expenses and check out; their organization trusts the kilometres and the sums. What
 //! that means is decided here, so that the gateway and the worker cannot come to different answers.
 
+pub mod analytics;
 pub mod attendance;
 pub mod auth;
 pub mod clock;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::job::{Payload, RecalculateDistance};
+use domain::job::{Payload, RecalculateDistance, UpdateMetrics};
 use queue::{Finished, Observer};
-use telemetry::metrics::{Counter, Family, Gauge, Histograms, Registry};
+use telemetry::metrics::{Counter, Family, Gauge, Histogram, Histograms, Registry};
 
 use crate::jobs::Ended;
 
@@ -17,10 +17,17 @@ const TOOK_S: [f64; 8] = [0.001, 0.005, 0.02, 0.05, 0.2, 1.0, 5.0, 30.0];
 /// Bounds of waiting times in seconds; the objective is a minute.
 const WAITED_S: [f64; 8] = [0.01, 0.05, 0.2, 1.0, 5.0, 15.0, 60.0, 300.0];
 
+/// Bounds of the times of analytics jobs in seconds, as the contract has them.
+const ANALYTICS_TOOK_S: [f64; 7] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0];
+
 /// Metrics of this process.
 pub struct Metrics {
     registry: Registry,
     distance_jobs: Family<Labels<1>, Counter>,
+    analytics_jobs: Family<Labels<1>, Counter>,
+    analytics_took: Histogram,
+    analytics_failures: Counter,
+    analytics_retries: Counter,
     jobs: Family<Labels<2>, Counter>,
     took: Histograms<Labels<1>>,
     waited: Histograms<Labels<1>>,
@@ -37,6 +44,15 @@ impl Metrics {
     pub fn new(mut registry: Registry) -> Self {
         Self {
             distance_jobs: registry.add("distance_jobs", "Distance jobs that ended"),
+            analytics_jobs: registry.add("analytics_jobs", "Analytics jobs that ended"),
+            analytics_took: registry.histogram(
+                "analytics_job_duration_seconds",
+                "Time an analytics job ran",
+                &ANALYTICS_TOOK_S,
+                &[],
+            ),
+            analytics_failures: registry.add("analytics_job_failures", "Analytics jobs that failed for good"),
+            analytics_retries: registry.add("analytics_job_retries", "Runs of analytics jobs that will be tried again"),
             jobs: registry.add("jobs", "Runs of jobs by how they ended"),
             took: registry.histograms("job_duration_seconds", "Time a job ran", &TOOK_S),
             waited: registry.histograms("job_wait_seconds", "Time from a job's request to its start", &WAITED_S),
@@ -49,16 +65,34 @@ impl Metrics {
         }
     }
 
-    /// Counts a run of a kind's own figures.
-    pub fn job(&self, queue: &'static str, ended: Ended, _took: Duration) {
-        let status = match ended {
-            Ended::Done => "success",
-            Ended::GivenUp => "failed",
-            Ended::Again => return,
-        };
-        if queue == RecalculateDistance::QUEUE {
-            self.distance_jobs.get_or_create(&[("status", status)]).inc();
+    /// Counts a run in the figures that its kind has of its own.
+    pub fn job(&self, queue: &'static str, ended: Ended, took: Duration) {
+        match (queue, ended) {
+            (RecalculateDistance::QUEUE, Ended::Done) => self.distance_ended("success"),
+            (RecalculateDistance::QUEUE, Ended::GivenUp) => self.distance_ended("failed"),
+            (UpdateMetrics::QUEUE, _) => {
+                self.analytics_took.observe(took.as_secs_f64());
+                match ended {
+                    Ended::Done => self.analytics_ended("completed"),
+                    Ended::Again => {
+                        self.analytics_retries.inc();
+                    }
+                    Ended::GivenUp => {
+                        self.analytics_failures.inc();
+                        self.analytics_ended("failed");
+                    }
+                }
+            }
+            _ => {}
         }
+    }
+
+    fn distance_ended(&self, status: &'static str) {
+        self.distance_jobs.get_or_create(&[("status", status)]).inc();
+    }
+
+    fn analytics_ended(&self, status: &'static str) {
+        self.analytics_jobs.get_or_create(&[("status", status)]).inc();
     }
 
     /// Counts a job that was given up because it took its workers down.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use chrono::{Months, TimeDelta};
 use db::{Db, DbError};
-use domain::Clock;
-use domain::job::RecalculateDistance;
+use domain::job::{Occasion, RecalculateDistance, Snapshot};
+use domain::{Clock, OrganizationId};
 use queue::{NewJob, Producer, QueueError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -37,9 +37,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const AGAIN_AFTER: TimeDelta = TimeDelta::seconds(30);
 
 /// What runs when.
-const TABLE: [(Task, TimeDelta); 4] = [
+const TABLE: [(Task, TimeDelta); 5] = [
     (Task::Sweep, TimeDelta::seconds(5)),
     (Task::DeadLetters, TimeDelta::seconds(5)),
+    (Task::Reconcile, TimeDelta::minutes(5)),
     (Task::Retention, TimeDelta::hours(1)),
     (Task::Partitions, TimeDelta::hours(6)),
 ];
@@ -51,6 +52,9 @@ pub enum Task {
     Sweep,
     /// Copies jobs that failed for good to the queues operators look at.
     DeadLetters,
+    /// Has every organization's figures compared with what they are made of. It is also what makes RECENT employees
+    /// INACTIVE on dashboards that nothing else touches.
+    Reconcile,
     /// Drops months of fixes that need not be kept.
     Retention,
     /// Makes the partitions of the coming months.
@@ -64,6 +68,7 @@ impl Task {
         match self {
             Self::Sweep => "sweep",
             Self::DeadLetters => "dead-letters",
+            Self::Reconcile => "reconcile",
             Self::Retention => "retention",
             Self::Partitions => "partitions",
         }
@@ -88,6 +93,8 @@ pub struct Schedule {
     pub db: Db,
     /// The distance queue.
     pub producer: Producer,
+    /// The queue of read models.
+    pub snapshots: Producer,
     /// The dead letters of every kind of job.
     pub dead_letters: Vec<DeadLetters>,
     /// `GPS_RETENTION_MONTHS`: whole months of fixes that are kept; `None`: all of them.
@@ -157,6 +164,7 @@ impl Schedule {
         let done = match task {
             Task::Sweep => self.sweep(false).await.map(|_| ()),
             Task::DeadLetters => self.collect().await,
+            Task::Reconcile => self.reconcile().await,
             Task::Retention => self.retention().await,
             Task::Partitions => self.partitions().await,
         };
@@ -189,6 +197,20 @@ impl Schedule {
     async fn collect(&self) -> Result<(), TurnError> {
         for kind in &self.dead_letters {
             kind.collect().await?;
+        }
+        Ok(())
+    }
+
+    async fn reconcile(&self) -> Result<(), TurnError> {
+        let mut tx = self.db.system().await?;
+        let organizations = db::organizations::all(&mut tx).await?;
+        tx.commit().await?;
+        for organizations in organizations.chunks(SWEEP_BATCH) {
+            let job = |organization: &OrganizationId| {
+                let occasion = Occasion::Reconcile;
+                NewJob::of(&Snapshot { occasion, organization: *organization, employee: None, expense: None }, None)
+            };
+            self.snapshots.enqueue_many(organizations.iter().map(job).collect::<Result<_, _>>()?).await?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use db::Db;
 use domain::Clock;
-use domain::job::{Payload, RecalculateDistance};
+use domain::job::{Payload, RecalculateDistance, Snapshot};
 use queue::{Producer, Redis, Runner, RunnerOptions};
 use telemetry::metrics::Registry;
 use tokio::net::TcpListener;
@@ -16,7 +16,9 @@ use tokio::task::JoinSet;
 use crate::config::Config;
 use crate::dead_letters::DeadLetters;
 use crate::http::{self, Pages};
+use crate::jobs::analytics::Analytics;
 use crate::jobs::distance::Distance;
+use crate::jobs::snapshot::{self, Snapshots};
 use crate::jobs::{Context, Kind, Work};
 use crate::metrics::Metrics;
 use crate::schedule::Schedule;
@@ -83,11 +85,14 @@ impl Worker {
             dead_letters: Vec::new(),
         };
         // One line a kind of job: the kind, and how many of its jobs may run at once.
-        crew.hire(Distance { cx, max_points: config.max_points }, config.concurrency);
+        crew.hire(Distance { cx: cx.clone(), max_points: config.max_points }, config.concurrency);
+        crew.hire(Analytics { cx: cx.clone() }, config.analytics_concurrency);
+        crew.hire(Snapshots { cx }, snapshot::CONCURRENCY);
 
         let schedule = Schedule {
             db,
-            producer: Producer::start(redis, RecalculateDistance::QUEUE),
+            producer: Producer::start(redis.clone(), RecalculateDistance::QUEUE),
+            snapshots: Producer::start(redis, Snapshot::QUEUE),
             dead_letters: crew.dead_letters,
             keep_months: config.keep_months,
             clock,

@@ -148,6 +148,7 @@ fn in_code() -> BTreeSet<String> {
                 "Bytea" => "bytea",
                 "Jsonb" => "jsonb",
                 "Timestamptz" => "timestamptz",
+                "Date" => "date",
                 "UserRole" => "user_role",
                 "Numeric" => "numeric",
                 "ExpenseStatus" => "expense_status",

@@ -2,7 +2,6 @@
 
 use db::DbError;
 use db::measurement::{From, Outcome, measure};
-use domain::Tenant;
 use domain::job::RecalculateDistance;
 use queue::JobError;
 use serde_json::{Value, json};
@@ -22,7 +21,7 @@ impl Kind for Distance {
     type Payload = RecalculateDistance;
 
     async fn run(&self, asked: &RecalculateDistance) -> Result<Value, JobError> {
-        let Some(tenant) = self.tenant(asked).await.map_err(retry)? else {
+        let Some(tenant) = self.cx.tenant_of(asked, asked.session).await.map_err(retry)? else {
             return Err(JobError::GiveUp(format!("there is no session {}", asked.session)));
         };
         Span::current().record("organization_id", field::display(tenant.organization()));
@@ -52,7 +51,7 @@ impl Kind for Distance {
     /// When the database is away, the mark stays and the sweep comes back to it.
     async fn gave_up(&self, asked: &RecalculateDistance) {
         let marked = async {
-            let Some(tenant) = self.tenant(asked).await? else { return Ok(()) };
+            let Some(tenant) = self.cx.tenant_of(asked, asked.session).await? else { return Ok(()) };
             let mut tx = self.cx.db.tenant(tenant).await?;
             db::attendance::mark_failed(&mut tx, asked.session, self.cx.clock.now()).await?;
             tx.commit().await
@@ -63,25 +62,12 @@ impl Kind for Distance {
     /// Else the sweep would ask again, and the session would take down one worker after the other.
     async fn lost(&self, asked: &RecalculateDistance) {
         let marked = async {
-            let Some(tenant) = self.tenant(asked).await? else { return Ok(()) };
+            let Some(tenant) = self.cx.tenant_of(asked, asked.session).await? else { return Ok(()) };
             let mut tx = self.cx.db.tenant(tenant).await?;
             db::attendance::mark_failed_if_due(&mut tx, asked.session, self.cx.clock.now()).await?;
             tx.commit().await
         };
         note(asked, marked.await);
-    }
-}
-
-impl Distance {
-    /// The organization of the job; looked up when its producer did not say. `None` when there is no such session.
-    async fn tenant(&self, asked: &RecalculateDistance) -> Result<Option<Tenant>, DbError> {
-        if let Some(tenant) = Tenant::of_job(asked) {
-            return Ok(Some(tenant));
-        }
-        let mut tx = self.cx.db.system().await?;
-        let located = db::attendance::locate(&mut tx, asked.session).await?;
-        tx.commit().await?;
-        Ok(located.as_ref().and_then(Tenant::of_job))
     }
 }
 

@@ -4,7 +4,9 @@
 //! once ([`Work`]): reading the payload, the trace it belongs to, the log line, the figures, and what happens when a
 //! job is given up. A new kind is a payload in `domain::job`, a file here, and a line in `startup.rs`.
 
+pub mod analytics;
 pub mod distance;
+pub mod snapshot;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,8 +14,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use db::{Db, DbError};
-use domain::Clock;
 use domain::job::Payload;
+use domain::{Clock, SessionId, Tenant};
 use queue::{Handler, Job, JobError};
 use serde_json::Value;
 use tracing::{Instrument, Span, field};
@@ -29,6 +31,20 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     /// What the worker counts.
     pub metrics: Arc<Metrics>,
+}
+
+impl Context {
+    /// The organization of a job about a session; looked up when its producer did not say. `None` when there is no such
+    /// session.
+    async fn tenant_of(&self, job: &impl Payload, session: SessionId) -> Result<Option<Tenant>, DbError> {
+        if let Some(tenant) = Tenant::of_job(job) {
+            return Ok(Some(tenant));
+        }
+        let mut tx = self.db.system().await?;
+        let located = db::attendance::locate(&mut tx, session).await?;
+        tx.commit().await?;
+        Ok(located.as_ref().and_then(Tenant::of_job))
+    }
 }
 
 /// One kind of work.

@@ -4,6 +4,7 @@
 
 mod bad_jobs;
 mod dead_letters;
+mod figures;
 mod pages;
 mod schedule;
 mod support;

@@ -15,7 +15,8 @@ fn schedule(database: &TestDatabase, clock: &Arc<ManualClock>) -> Schedule {
     let redis = Redis::open(&RedisConfig::new("redis://127.0.0.1:1".to_owned().into())).unwrap();
     Schedule {
         db: database.open(),
-        producer: Producer::start(redis, "distance-engine"),
+        producer: Producer::start(redis.clone(), "distance-engine"),
+        snapshots: Producer::start(redis, "snapshot-engine"),
         dead_letters: Vec::new(),
         keep_months: None,
         clock: clock.clone(),
@@ -44,6 +45,7 @@ async fn of_many_workers_exactly_one_takes_each_turn() {
     }
     assert_eq!(turns[&Task::Sweep], 24, "every 5 s");
     assert_eq!(turns[&Task::DeadLetters], 24, "every 5 s");
+    assert_eq!(turns[&Task::Reconcile], 1, "every 5 min");
     assert_eq!(turns[&Task::Partitions], 1, "every 6 h");
     assert_eq!(turns[&Task::Retention], 1, "every hour");
 

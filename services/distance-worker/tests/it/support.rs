@@ -87,23 +87,43 @@ impl TestWorker {
     }
 
     pub async fn enqueue(&self, name: &str, data: &str) -> String {
-        match self.producer.enqueue(NewJob::new(name, data.to_owned())).await.unwrap() {
-            Enqueued::Added(id) => id,
-            other => panic!("{other:?}"),
-        }
+        added(self.producer.enqueue(NewJob::new(name, data.to_owned())).await.unwrap())
+    }
+
+    /// Puts a job that may be tried once on any queue.
+    pub async fn enqueue_on(&self, queue: &str, name: &str, data: &str) -> String {
+        let client = Redis::open(&RedisConfig::new(self.redis.url().into())).unwrap();
+        let job = NewJob { attempts: 1, ..NewJob::new(name, data.to_owned()) };
+        added(Producer::start(client, queue).enqueue(job).await.unwrap())
     }
 
     pub fn field(&self, job: &str, field: &str) -> String {
-        self.redis.call(&["HGET", &format!("bull:distance-engine:{job}"), field]).unwrap().to_string()
+        self.field_on("distance-engine", job, field)
+    }
+
+    pub fn field_on(&self, queue: &str, job: &str, field: &str) -> String {
+        self.redis.call(&["HGET", &format!("bull:{queue}:{job}"), field]).unwrap().to_string()
     }
 
     /// Waits until a job has ended; answers the field that says how.
     pub async fn ended(&self, job: &str, field: &str) -> String {
+        self.ended_on("distance-engine", job, field).await
+    }
+
+    /// The same on any queue.
+    pub async fn ended_on(&self, queue: &str, job: &str, field: &str) -> String {
         let deadline = Instant::now() + Duration::from_secs(30);
-        while self.field(job, "finishedOn").is_empty() {
-            assert!(Instant::now() < deadline, "job {job} has not ended within 30 s");
+        while self.field_on(queue, job, "finishedOn").is_empty() {
+            assert!(Instant::now() < deadline, "job {job} on {queue} has not ended within 30 s");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        self.field(job, field)
+        self.field_on(queue, job, field)
+    }
+}
+
+fn added(enqueued: Enqueued) -> String {
+    match enqueued {
+        Enqueued::Added(id) => id,
+        other => panic!("{other:?}"),
     }
 }
