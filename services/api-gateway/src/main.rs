@@ -59,6 +59,9 @@ enum Organization {
         /// The administrator's e-mail address
         #[arg(long)]
         admin_email: String,
+        /// The time zone of its days and weeks, an IANA name such as Europe/Rome
+        #[arg(long, default_value = "UTC")]
+        time_zone: String,
     },
 }
 
@@ -72,8 +75,8 @@ fn main() -> ExitCode {
             Err(error) => complain(error, 1),
         },
         Command::Migrate => migrate(),
-        Command::Organization(Organization::Create { name, slug, admin_email }) => {
-            with_config(|config| organization_create(config, name, slug, admin_email))
+        Command::Organization(Organization::Create { name, slug, admin_email, time_zone }) => {
+            with_config(|config| organization_create(config, name, slug, admin_email, time_zone))
         }
     }
 }
@@ -176,7 +179,7 @@ fn migrate() -> ExitCode {
     }
 }
 
-fn organization_create(config: Config, name: String, slug: String, admin_email: String) -> ExitCode {
+fn organization_create(config: Config, name: String, slug: String, admin_email: String, time_zone: String) -> ExitCode {
     let password = match admin_password() {
         Ok(password) => password,
         Err(error) => return complain(format_args!("no password: {error}"), 1),
@@ -187,7 +190,7 @@ fn organization_create(config: Config, name: String, slug: String, admin_email: 
     };
     let made = runtime.block_on(async {
         let db = db::Db::open(&config.database, &config.system_database).map_err(|error| error.to_string())?;
-        let new = NewOrganization { name, slug, admin_email, password };
+        let new = NewOrganization { name, slug, admin_email, password, time_zone: Some(time_zone) };
         create_organization(&db, &Passwords::new(), new).await.map_err(|error| error.to_string())
     });
     match made {

@@ -1,12 +1,15 @@
 //! A folder per feature, a file per use case.
 
+pub mod analytics;
 pub mod attendance;
 pub mod auth;
+pub mod dashboard;
 pub mod docs;
 pub mod employees;
 pub mod expenses;
 pub mod health;
 pub mod locations;
+pub mod organizations;
 pub mod profile;
 pub mod receipts;
 pub mod users;
@@ -19,12 +22,15 @@ pub fn routes(routes: &mut Routes<'_>) {
     docs::routes(routes);
     auth::routes(routes);
     users::routes(routes);
+    organizations::routes(routes);
     employees::routes(routes);
     profile::routes(routes);
     attendance::routes(routes);
     locations::routes(routes);
     expenses::routes(routes);
     receipts::routes(routes);
+    analytics::routes(routes);
+    dashboard::routes(routes);
 }
 
 /// Every route there is.

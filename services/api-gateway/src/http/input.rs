@@ -22,7 +22,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::timestamp::parse_utc;
+use super::timestamp::{parse_time, parse_utc};
 use crate::error::{ApiError, ApiResult, Problem};
 
 /// Whatever stands where a value of type `T` should.
@@ -259,6 +259,22 @@ impl Kind for UtcText {
 
     fn from_text(text: &str) -> Option<Self> {
         Some(Self(parse_utc(text)))
+    }
+}
+
+/// A string that should be a time with its zone; `None` when it is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeText(pub Option<DateTime<Utc>>);
+
+impl Kind for TimeText {
+    const EXPECTED: &'static str = "string";
+
+    fn schema() -> Value {
+        json!({ "type": "string", "format": "date-time" })
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        Some(Self(parse_time(text)))
     }
 }
 
@@ -701,6 +717,17 @@ impl Query {
             Field::Value(text) => Field::Value(javascript_number(&text)),
             Field::Missing => Field::Missing,
             _ => Field::Value(f64::NAN),
+        }
+    }
+
+    /// A parameter that is a time with its zone.
+    #[must_use]
+    pub fn time(&self, name: &str) -> Field<TimeText> {
+        match self.text(name) {
+            Field::Value(text) => Field::Value(TimeText(parse_time(&text))),
+            Field::Missing => Field::Missing,
+            Field::Null => Field::Null,
+            Field::Wrong(received) => Field::Wrong(received),
         }
     }
 

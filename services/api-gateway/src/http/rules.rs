@@ -15,7 +15,7 @@ use domain::receipt::ReceiptPath;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::input::{Field, Kind, Moment, NULLABLE, REQUIRED, UtcText, UuidText};
+use super::input::{Field, Kind, Moment, NULLABLE, REQUIRED, TimeText, UtcText, UuidText};
 
 /// A rule's verdict.
 type Verdict = garde::Result;
@@ -281,6 +281,29 @@ pub fn choice(words: &'static [&'static str]) -> impl Fn(&Field<String>, &Moment
             Field::Missing => known(&Field::Null, moment),
             _ => known(field, moment),
         }
+    }
+}
+
+/// One of some words, with a message of its own.
+pub fn one_of_saying(
+    words: &'static [&'static str],
+    message: &'static str,
+) -> impl Fn(&Field<String>, &Moment) -> Verdict {
+    move |field, moment| {
+        moment.rule(|| json!({ "type": "string", "enum": words }))?;
+        match field {
+            Field::Missing => Ok(()),
+            Field::Value(text) if words.contains(&text.as_str()) => Ok(()),
+            _ => refuse(message),
+        }
+    }
+}
+
+/// A time with its zone, with a message of its own.
+pub fn time(message: &'static str) -> impl Fn(&Field<TimeText>, &Moment) -> Verdict {
+    move |field, _| match field.value() {
+        Some(TimeText(None)) => refuse(message),
+        _ => Ok(()),
     }
 }
 

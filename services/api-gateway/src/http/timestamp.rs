@@ -1,6 +1,6 @@
 //! Times as phones send them.
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
 /// Reads `2026-03-10T08:00[:00[.123…]]Z`: UTC by a capital Z, seconds optional, any number of fraction digits, rounded
 /// to the microseconds that are stored. `None` for anything else, impossible dates included.
@@ -37,6 +37,26 @@ pub fn parse_utc(text: &str) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_micros(whole.timestamp_micros().checked_add(micros)?)
 }
 
+/// Reads the same with a zone of its own: `Z`, or `+HH:MM` or `-HH:MM` up to 23:59. `None` for anything else.
+#[must_use]
+pub fn parse_time(text: &str) -> Option<DateTime<Utc>> {
+    if text.ends_with('Z') {
+        return parse_utc(text);
+    }
+    let (local, zone) = text.split_at_checked(text.len().checked_sub(6)?)?;
+    let [sign @ (b'+' | b'-'), hours @ .., b':', m1, m2] = zone.as_bytes() else { return None };
+    let number = |digits: &[u8]| {
+        digits.iter().try_fold(0, |value: i64, byte| byte.is_ascii_digit().then(|| value * 10 + i64::from(byte - b'0')))
+    };
+    let (hours, minutes) = (number(hours)?, number(&[*m1, *m2])?);
+    if hours > 23 || minutes > 59 {
+        return None;
+    }
+    let ahead = TimeDelta::minutes(hours * 60 + minutes);
+    let local = parse_utc(&format!("{local}Z"))?;
+    if *sign == b'+' { local.checked_sub_signed(ahead) } else { local.checked_add_signed(ahead) }
+}
+
 /// Microseconds of a fraction's digits, half up.
 fn micros(fraction: &[u8]) -> Option<i64> {
     if !fraction.iter().all(u8::is_ascii_digit) {
@@ -49,7 +69,7 @@ fn micros(fraction: &[u8]) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_utc;
+    use super::{parse_time, parse_utc};
 
     #[test]
     fn utc_times_are_read_to_the_microsecond() {
@@ -63,6 +83,37 @@ mod tests {
             ("2024-02-29T00:00:00Z", 1_709_164_800_000_000),
         ] {
             assert_eq!(parse_utc(text).unwrap().timestamp_micros(), micros, "{text}");
+        }
+    }
+
+    #[test]
+    fn times_with_a_zone_are_read_as_utc() {
+        for (text, utc) in [
+            ("2026-03-10T08:00:00Z", "2026-03-10T08:00:00Z"),
+            ("2026-03-10T08:00+01:00", "2026-03-10T07:00:00Z"),
+            ("2026-03-10T08:00:00.25-03:30", "2026-03-10T11:30:00.25Z"),
+            ("2026-01-01T00:30:00+23:59", "2025-12-31T00:31:00Z"),
+            ("2026-03-10T08:00:00-00:00", "2026-03-10T08:00:00Z"),
+        ] {
+            assert_eq!(parse_time(text), Some(parse_utc(utc).unwrap()), "{text}");
+        }
+        for text in [
+            "",
+            "+01:00",
+            "2026-03-10",
+            "2026-03-10T08:00:00",
+            "2026-03-10T08:00:00z",
+            "2026-03-10T08:00:00+1:00",
+            "2026-03-10T08:00:00+0100",
+            "2026-03-10T08:00:00+01",
+            "2026-03-10T08:00:00+24:00",
+            "2026-03-10T08:00:00+01:60",
+            "2026-03-10T08:00:00 01:00",
+            "2026-03-10T08:00:00Z+01:00",
+            "2026-02-30T08:00:00+01:00",
+            "2026-03-10T08:00:00é01:00",
+        ] {
+            assert_eq!(parse_time(text), None, "{text}");
         }
     }
 

@@ -22,6 +22,8 @@ pub struct NewOrganization {
     pub admin_email: String,
     /// Their password; never printed.
     pub password: SecretString,
+    /// The time zone of its days and weeks, an IANA name; UTC when absent.
+    pub time_zone: Option<String>,
 }
 
 /// What was made.
@@ -54,6 +56,9 @@ pub enum ProvisionError {
     /// Somebody has the address.
     #[error("a user with this e-mail address exists already")]
     EmailTaken,
+    /// There is no such time zone.
+    #[error("the time zone must be an IANA name such as Europe/Rome")]
+    TimeZone,
     /// The password could not be hashed.
     #[error(transparent)]
     Busy(#[from] Busy),
@@ -85,7 +90,11 @@ pub async fn create_organization(
     let made = Provisioned { organization: OrganizationId::generate(), user: UserId::generate() };
     // The system role: before an organization exists nobody can belong to it.
     let mut tx = db.system().await?;
-    db::organizations::create(&mut tx, made.organization, new.name.trim(), &new.slug).await?;
+    let zone = new.time_zone.as_deref().unwrap_or("UTC");
+    if !db::organizations::knows_time_zone(&mut tx, zone).await? {
+        return Err(ProvisionError::TimeZone);
+    }
+    db::organizations::create_in(&mut tx, made.organization, new.name.trim(), &new.slug, zone).await?;
     let admin = NewUser { id: made.user, email: &email, role: Role::Admin, password_hash: &hash };
     db::identity::create_first_user(&mut tx, made.organization, &admin).await?;
     tx.commit().await?;
@@ -120,6 +129,7 @@ mod tests {
             slug: slug.to_owned(),
             admin_email: email.to_owned(),
             password: password.to_owned().into(),
+            time_zone: None,
         };
         checked(&new).err().map(|error| error.to_string())
     }

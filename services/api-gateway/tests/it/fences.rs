@@ -136,7 +136,9 @@ async fn no_route_shows_or_changes_the_rows_of_another_organization() {
             let request = person.request(method.clone(), &path);
             let request = if method == Method::GET { request } else { request.json(&body) };
             let answer = app.send(request).await;
-            assert!(answer.status.as_u16() < 500, "{path}: {}", answer.text);
+            // That nobody keeps this organization's read models is an answer, too.
+            let degraded = route.path == "/internal/snapshot-health" && answer.status == 503;
+            assert!(answer.status.as_u16() < 500 || degraded, "{path}: {}", answer.text);
             assert!(!answer.text.contains(&ours.id.to_string()), "{path}: {}", answer.text);
         }
     }
@@ -159,6 +161,11 @@ async fn everything(app: &TestApp, organization: &str) -> Vec<String> {
         "employee_expense_totals",
         "webhook_events",
         "admin_audit_log",
+        "employee_daily_metrics",
+        "org_daily_metrics",
+        "employee_last_state",
+        "employee_metrics_snapshot",
+        "org_dashboard_snapshot",
     ] {
         let query = format!("SELECT t::text FROM {table} AS t WHERE organization_id = '{organization}' ORDER BY 1");
         rows.extend(client.query(&query, &[]).await.unwrap().into_iter().map(|row| row.get::<_, String>(0)));
@@ -171,9 +178,10 @@ fn every_route_has_the_access_that_the_contract_names() {
     let contract = include_str!("../../../../docs/api/openapi.yaml");
     let mut checked = 0;
     for route in features::table() {
-        // Ours alone: the identity protocol, what the page of the description is made of, and the management of users.
+        // Ours alone: the identity protocol, what the page of the description is made of, the management of users, and
+        // the organization's settings.
         if route.path.starts_with("/auth/v1/")
-            || matches!(route.path, "/docs/" | "/docs/static/{file}")
+            || matches!(route.path, "/docs/" | "/docs/static/{file}" | "/admin/organization")
             || route.path.starts_with("/admin/users")
         {
             continue;

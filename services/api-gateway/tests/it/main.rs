@@ -11,6 +11,7 @@ mod employees;
 mod expenses;
 mod expenses_export;
 mod fences;
+mod figures;
 mod health;
 mod http_base;
 mod identity;

@@ -177,6 +177,7 @@ impl TestApp {
                 slug,
                 admin_email: email.clone(),
                 password: PASSWORD.to_owned().into(),
+                time_zone: None,
             },
         )
         .await
