@@ -286,7 +286,8 @@ impl Cluster {
         self.state.home.join("data")
     }
 
-    fn log(&self) -> PathBuf {
+    /// Where the server writes what it has to say.
+    pub fn log(&self) -> PathBuf {
         self.state.home.join("server.log")
     }
 

@@ -112,21 +112,25 @@ impl Stack {
         Running::start(name, program, port, &environment, Some(&self.folder.join("logs")))
     }
 
+    /// Makes an organization and signs its administrator in.
+    pub async fn organization(&mut self, number: usize) -> Outcome<SignedIn> {
+        let (slug, email, password) =
+            (format!("field-{number}"), format!("admin{number}@field.example"), random_hex(10)?);
+        let environment = self.environment.clone().with("ADMIN_PASSWORD", &password);
+        let words = ["organization", "create", "--name", "Field Services", "--slug", &slug, "--admin-email", &email];
+        once(&self.programs.gateway, &words, &environment, &mut self.interrupt)
+            .await?
+            .map_err(|said| Failure::new(format!("no organization: {said}")))?;
+        Ok(self.api()?.sign_in(&email, &password).await?)
+    }
+
     /// Makes organizations and people in them, signs everybody in and checks them in; people of different
     /// organizations take turns.
     pub async fn people(&mut self, organizations: usize, people: usize) -> Outcome<Vec<Person>> {
         let api = self.api()?;
         let mut admins = Vec::new();
         for number in 0..organizations {
-            let (slug, email, password) =
-                (format!("field-{number}"), format!("admin{number}@field.example"), random_hex(10)?);
-            let environment = self.environment.clone().with("ADMIN_PASSWORD", &password);
-            let words =
-                ["organization", "create", "--name", "Field Services", "--slug", &slug, "--admin-email", &email];
-            once(&self.programs.gateway, &words, &environment, &mut self.interrupt)
-                .await?
-                .map_err(|said| Failure::new(format!("no organization: {said}")))?;
-            admins.push(api.sign_in(&email, &password).await?);
+            admins.push(self.organization(number).await?);
         }
         let mut made = Vec::new();
         for number in 0..people {

@@ -2,6 +2,7 @@
 
 mod ingest;
 mod queue;
+mod reads;
 
 use std::{fs, process::ExitCode};
 
@@ -19,6 +20,8 @@ pub enum Bench {
     Ingest(ingest::Options),
     /// The job queue against BullMQ, its Rust port, and a bare stream
     Queue(queue::Options),
+    /// Dashboards, rankings and lists of an organization with years of history
+    Reads(reads::Options),
 }
 
 /// Runs a benchmark.
@@ -26,6 +29,7 @@ pub async fn run(bench: Bench) -> Outcome<ExitCode> {
     match bench {
         Bench::Ingest(options) => ingest::run(&options).await,
         Bench::Queue(options) => queue::run(&options),
+        Bench::Reads(options) => reads::run(&options).await,
     }
 }
 
