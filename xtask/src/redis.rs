@@ -69,6 +69,8 @@ impl Redis {
             .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""])
             // Evicting a job to make room would lose it without a word; refusing is heard.
             .args(["--maxmemory-policy", "noeviction"])
+            // A job's record stays in its compact form, a payload of two ids or an error's text included.
+            .args(["--hash-max-listpack-value", "512"])
             .arg("--dir")
             .arg(&home)
             .arg("--pidfile")

@@ -87,18 +87,6 @@ impl Admin {
         Ok(since.map_or(0, |since| now_ms().saturating_sub(since)))
     }
 
-    /// Tickets that were taken and not yet acknowledged: the jobs that run.
-    pub async fn pending(&self) -> Result<u64, QueueError> {
-        let answer: Result<redis::streams::StreamPendingReply, redis::RedisError> =
-            redis::cmd("XPENDING").arg(self.key("x:stream")).arg("workers").query_async(&mut self.redis.shared()).await;
-        match answer {
-            Ok(pending) => Ok(pending.count() as u64),
-            // No worker has ever been here.
-            Err(error) if error.code() == Some("NOGROUP") => Ok(0),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// Worker processes that listen to the queue now.
     pub async fn workers(&self) -> Result<u64, QueueError> {
         let list: String =

@@ -110,12 +110,10 @@ pub async fn sample(state: Arc<State>, queue: Admin, name: &'static str) {
             Ok(counts) => {
                 metrics.redis_up.set(1);
                 set(&metrics.queue_depth, counts.waiting + counts.prioritized + counts.delayed);
+                set(&metrics.queue_pending, counts.active);
                 set(&metrics.dead_letters, counts.failed);
                 if let Ok(age_ms) = queue.oldest_age_ms().await {
                     set(&metrics.queue_oldest, age_ms / 1000);
-                }
-                if let Ok(pending) = queue.pending().await {
-                    set(&metrics.queue_pending, pending);
                 }
             }
             Err(_) => {

@@ -3,11 +3,14 @@
 -- ARGV: consumer, lease in ms, then for each job: id, ticket. Returns the ids that somebody else has taken over.
 
 local consumer, lease = ARGV[1], ARGV[2]
-local lost = {}
+local lost, kept = {}, {}
 for at = 3, #ARGV, 2 do
   local id, mine = ARGV[at], ARGV[at + 1]
-  local kept = redis.pcall('XCLAIM', STREAM, GROUP, consumer, 0, mine, 'JUSTID')
-  if not kept.err and #kept == 1 and call('HGET', base .. id, 'tk') == mine then
+  if kept[mine] == nil then
+    local claimed = redis.pcall('XCLAIM', STREAM, GROUP, consumer, 0, mine, 'JUSTID')
+    kept[mine] = not claimed.err and #claimed == 1
+  end
+  if kept[mine] and call('HGET', base .. id, 'tk') == mine then
     call('SET', base .. id .. ':lock', mine, 'PX', lease)
   else
     lost[#lost + 1] = id

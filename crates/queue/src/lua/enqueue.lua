@@ -51,5 +51,5 @@ for number = 1, count do
   answers[number] = answer
 end
 
-arrive()
+settle(now, {})
 return answers

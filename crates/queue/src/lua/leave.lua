@@ -19,7 +19,7 @@ for _, entry in ipairs(held) do
     kept = kept + 1
   else
     call('XACK', STREAM, GROUP, entry[1])
-    if waiting() > 0 and not is_paused then ticket('*') end
   end
 end
+if not is_paused and waiting() > 0 then summon('*') end
 if kept == 0 then call('XGROUP', 'DELCONSUMER', STREAM, GROUP, consumer) end

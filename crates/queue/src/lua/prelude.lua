@@ -21,15 +21,9 @@ local is_paused = meta[1] ~= false
 local max_events = meta[2] or '10000'
 local most_active, most_starts, per_ms = tonumber(meta[3] or nil), tonumber(meta[4] or nil), tonumber(meta[5] or nil)
 
--- The first event of a call shortens the stream to its length; the few hundred after it need not look again.
-local was_trimmed = false
+-- Tells listeners; `settle` shortens the stream once for all that a call tells.
 local function event(...)
-  if was_trimmed then
-    call('XADD', EVENTS, '*', 'event', ...)
-  else
-    was_trimmed = true
-    call('XADD', EVENTS, 'MAXLEN', '~', max_events, '*', 'event', ...)
-  end
+  call('XADD', EVENTS, '*', 'event', ...)
 end
 
 -- How many jobs wait to be taken.
@@ -37,8 +31,28 @@ local function waiting()
   return call('LLEN', WAIT) + call('ZCARD', PRIORITIZED)
 end
 
--- A ticket is the right to run one job, whichever is next; `id` is only a hint for people.
-local function ticket(id)
+-- A ticket calls one worker to the queue, whatever is next, and becomes its lease of what it takes. One that nobody has
+-- read yet is enough, however many jobs wait: whoever reads it and leaves jobs behind lays out the next one (`summon`),
+-- until every idle worker has come.
+--
+-- Jobs made to wait in this call summon a worker once, when `settle` is called; `id` is only a hint for people.
+local newcomer
+
+local function summon(id)
+  local groups = redis.pcall('XINFO', 'GROUPS', STREAM)
+  if not groups.err then
+    local known = false
+    for _, row in ipairs(groups) do
+      local about = {}
+      for at = 1, #row, 2 do about[row[at]] = row[at + 1] end
+      if about.name == GROUP then
+        known = true
+        if (tonumber(about.lag or nil) or 0) > 0 then return end
+      end
+    end
+    -- The first worker, when it comes, reads from the beginning.
+    if not known and call('XLEN', STREAM) > 0 then return end
+  end
   call('XADD', STREAM, '*', 'jobId', id)
 end
 
@@ -62,7 +76,7 @@ local function wait_again(id, side, priority, previous)
     call(side, WAIT, id)
   end
   event('waiting', 'jobId', id, 'prev', previous)
-  if not is_paused then ticket(id) end
+  newcomer = newcomer or id
 end
 
 -- Puts a job among the delayed. Within a millisecond, 4096 places keep the order of arrival.
@@ -78,8 +92,9 @@ end
 -- Fair shares: how many jobs of each organization have not ended yet.
 local SHARES = base .. 'x:share'
 
--- Counts a new job of an organization; answers its priority. Within its share it waits in the order of arrival; what goes beyond stands
--- behind the first jobs of everybody else, in BullMQ's own terms: with a priority, which is run after those without.
+-- Counts a new job of an organization; answers its priority. Within its share it waits in the order of arrival; what
+-- goes beyond stands behind the first jobs of everybody else, in BullMQ's own terms: with a priority, which is run after
+-- those without.
 local function claim_share(organization, share, priority)
   local before = call('HINCRBY', SHARES, organization, 1) - 1
   if share == 0 or priority ~= '0' or before < share then return priority end
@@ -92,17 +107,10 @@ local function give_share_back(organization)
   if call('HINCRBY', SHARES, organization, -1) <= 0 then call('HDEL', SHARES, organization) end
 end
 
--- Jobs that were added and wait in the order of arrival, until `arrive` lines them up.
+-- Jobs that were added and wait in the order of arrival, until `settle` lines them up.
 local arrivals = {}
 
-local function arrive()
-  if #arrivals > 0 then
-    call('LPUSH', WAIT, unpack(arrivals))
-    arrivals = {}
-  end
-end
-
--- Writes a new job and puts it where it belongs, some of them when `arrive` is called. `delay`, in milliseconds, and
+-- Writes a new job and puts it where it belongs; `settle` has to follow. `delay`, in milliseconds, and
 -- `priority` are text; `deduplication` and `organization` may be ''.
 local function add(now, id, name, data, opts, delay, priority, deduplication, organization, share)
   if organization ~= '' then priority = claim_share(organization, share, priority) end
@@ -130,7 +138,7 @@ local function add(now, id, name, data, opts, delay, priority, deduplication, or
     arrivals[#arrivals + 1] = id
   end
   event('waiting', 'jobId', id)
-  if not is_paused then ticket(id) end
+  newcomer = newcomer or id
 end
 
 -- Keys that nobody needs any more, until `settle` deletes them all at once.
@@ -215,9 +223,11 @@ local function finish(now, id, set, opts, deduplication, organization, ...)
   if own then kept_by_own_rule[set] = own end
 end
 
--- Files what ended, and deletes what is not to be kept any longer. `keep` says how many of each set.
+-- Ends a call: lines up what arrived and summons a worker, files what ended, deletes what is not to be kept any longer.
+-- `keep` says how many of each set.
 local function settle(now, keep)
-  arrive()
+  if #arrivals > 0 then call('LPUSH', WAIT, unpack(arrivals)) end
+  if newcomer and not is_paused then summon(newcomer) end
   for set, members in pairs(ended) do
     if #members > 0 then
       call('ZADD', base .. set, unpack(members))
@@ -226,6 +236,7 @@ local function settle(now, keep)
     end
   end
   for first = 1, #garbage, 1000 do call('DEL', unpack(garbage, first, math.min(first + 999, #garbage))) end
+  call('XTRIM', EVENTS, 'MAXLEN', '~', max_events)
 end
 
 -- A job whose worker went away: back to the head of the line, or failed when that happened too often. `settle` has to
@@ -249,17 +260,18 @@ local function stalled(now, id, most)
   event('retries-exhausted', 'jobId', id, 'attemptsMade', attempts)
 end
 
--- Reads up to `count` tickets for a consumer, making the group when it is not there.
-local function read_tickets(consumer, count)
-  local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', count, 'STREAMS', STREAM, '>')
+-- A ticket for a worker that comes on its own: one that lies there, or a new one. Makes the group when it is not there.
+local function draw_ticket(consumer)
+  local read = {'XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', '1', 'STREAMS', STREAM, '>'}
+  local reply = redis.pcall(unpack(read))
   if type(reply) == 'table' and reply.err then
     call('XGROUP', 'CREATE', STREAM, GROUP, '0', 'MKSTREAM')
-    reply = call('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', count, 'STREAMS', STREAM, '>')
+    reply = call(unpack(read))
   end
-  local tickets = {}
-  if reply then
-    for _, entry in ipairs(reply[1][2]) do tickets[#tickets + 1] = entry[1] end
+  if not reply then
+    call('XADD', STREAM, '*', 'jobId', '*')
+    reply = call(unpack(read))
   end
-  return tickets
+  return reply[1][2][1][1]
 end
 

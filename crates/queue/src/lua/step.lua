@@ -1,17 +1,18 @@
 -- One round trip of a busy worker: ends what it finished, then takes what is next.
 --
--- ARGV: now, consumer, lease in ms, free slots, completed to keep, failed to keep, number of tickets in hand, the
--- tickets, then for each result: outcome, ticket, id, value, attempts that ended, options if they say what to keep,
--- deduplication id, organization; and unless it is completed: stack trace, delay, attempts allowed, priority.
+-- ARGV: now, consumer, lease in ms, jobs to take at most, completed to keep, failed to keep, the ticket that leases what is
+-- taken ('' for none yet), number of tickets that were just read, these, then for each result: outcome, ticket, id, value,
+-- attempts that ended, options if they say what to keep, deduplication id, organization; and unless it is completed: stack
+-- trace, delay, attempts allowed, priority.
 -- Outcomes: 'completed' (value is JSON), 'failed' (value is the reason), 'retry' (reason, delay in ms), 'released'.
--- Returns {ids whose lease was lost, jobs taken, ms to wait for the rate limit, 1 if there may be more}; a job is {id,
--- ticket, name, data, opts, starts, attempts made, timestamp, reason to fail it with, deduplication id, organization,
--- priority}; '' where there is none.
+-- Returns {ids whose lease was lost, ticket of the jobs taken, jobs taken, ms to wait for the rate limit, 1 if there may
+-- be more}; a job is {name, data, opts, attempts made, timestamp, reason to fail it with, deduplication id, organization,
+-- priority, starts before, id}, nil where there is none.
 
 local now, consumer, lease, free = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local keep = {completed = tonumber(ARGV[5]), failed = tonumber(ARGV[6])}
-local tickets = {}
-for at = 8, 7 + tonumber(ARGV[7]) do tickets[#tickets + 1] = ARGV[at] end
+local mine, spare, next_arg = ARGV[7], {}, 9 + tonumber(ARGV[8])
+for at = 9, next_arg - 1 do spare[#spare + 1] = ARGV[at] end
 
 -- Takes jobs out of the active list. For more than a few, one look at a short list is cheaper than a search for each.
 local function deactivate(ids)
@@ -30,26 +31,24 @@ end
 
 -- What ended, in parts of ARGV.
 local results, locks = {}, {}
-local at = 8 + #tickets
-while at <= #ARGV do
-  results[#results + 1] = at
-  locks[#locks + 1] = base .. ARGV[at + 2] .. ':lock'
-  at = at + (ARGV[at] == 'completed' and 8 or 12)
+while next_arg <= #ARGV do
+  results[#results + 1] = next_arg
+  locks[#locks + 1] = base .. ARGV[next_arg + 2] .. ':lock'
+  next_arg = next_arg + (ARGV[next_arg] == 'completed' and 8 or 12)
 end
 
-local lost, done = {}, {}
+local lost = {}
 if #results > 0 then
   local ending = {}
   local holders = call('MGET', unpack(locks))
   for number, at in ipairs(results) do
-    local outcome, mine, id, value, attempts = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+    local outcome, held, id, value, attempts = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
     local key, holder = base .. id, holders[number]
-    done[number] = mine
-    if holder == mine then
+    if holder == held then
       ending[#ending + 1] = id
       garbage[#garbage + 1] = locks[number]
     -- The lock has run out, and nobody has noticed yet.
-    elseif holder or call('HGET', key, 'tk') ~= mine or call('LREM', ACTIVE, -1, id) == 0 then
+    elseif holder or call('HGET', key, 'tk') ~= held or call('LREM', ACTIVE, -1, id) == 0 then
       lost[#lost + 1] = id
       outcome = 'lost'
     end
@@ -96,7 +95,7 @@ local function pop(most)
       local job = call('HMGET', base .. id, 'name', 'data', 'opts', 'atm', 'timestamp', 'defa', 'deid', 'org',
         'priority', 'ats')
       if job[1] then
-        job.id = id
+        job[11] = id
         jobs[#jobs + 1] = job
       end
     end
@@ -104,7 +103,8 @@ local function pop(most)
   return jobs
 end
 
-local taken, pause, may_be_more = {}, 0, 0
+local jobs, pause, may_be_more = {}, 0, 0
+local came = #spare > 0
 if free > 0 and not is_paused then
   local allowed = free
   if most_active then allowed = math.min(allowed, most_active - call('LLEN', ACTIVE)) end
@@ -114,39 +114,36 @@ if free > 0 and not is_paused then
     if used >= most_starts and waiting() > 0 then pause = math.max(call('PTTL', base .. 'limiter'), 1) end
     allowed = math.min(allowed, most_starts - used)
   end
-  local jobs = pop(allowed)
+  jobs = pop(allowed)
   if #jobs == allowed and allowed > 0 then may_be_more = 1 end
-  if #tickets < #jobs then
-    for _, more in ipairs(read_tickets(consumer, #jobs - #tickets)) do tickets[#tickets + 1] = more end
-  end
-  -- BullMQ's own clients add jobs without tickets; a worker with a free slot never starves for one.
-  local missing = #jobs - #tickets
-  if missing > 0 then
-    for _ = 1, missing do ticket('*') end
-    for _, more in ipairs(read_tickets(consumer, missing)) do tickets[#tickets + 1] = more end
-  end
-  local started = {}
-  for number, job in ipairs(jobs) do
-    local id, mine, starts = job.id, tickets[number], whole((job[10] or 0) + 1)
-    local key = base .. id
-    call('HSET', key, 'tk', mine, 'processedOn', now, 'pb', consumer, 'ats', starts)
-    call('SET', key .. ':lock', mine, 'PX', lease)
-    event('active', 'jobId', id, 'prev', 'waiting')
-    started[number] = id
-    taken[number] = {id, mine, job[1], job[2] or '', job[3] or '{}', starts, job[4] or '0', job[5] or '0',
-      job[6] or '', job[7] or '', job[8] or '', job[9] or '0'}
-  end
-  if #started > 0 then call('LPUSH', ACTIVE, unpack(started)) end
-  if limited and #taken > 0 then
-    if call('INCRBY', base .. 'limiter', #taken) == #taken then call('PEXPIRE', base .. 'limiter', per_ms) end
+  if #jobs > 0 then
+    if mine == '' and came then
+      mine = table.remove(spare)
+    elseif mine == '' then
+      mine, came = draw_ticket(consumer), true
+    end
+    local started = {}
+    for number, job in ipairs(jobs) do
+      local id = job[11]
+      local key = base .. id
+      call('HSET', key, 'tk', mine, 'processedOn', now, 'pb', consumer, 'ats', whole((job[10] or 0) + 1))
+      call('SET', key .. ':lock', mine, 'PX', lease)
+      event('active', 'jobId', id, 'prev', 'waiting')
+      started[number] = id
+    end
+    call('LPUSH', ACTIVE, unpack(started))
+    if limited then
+      if call('INCRBY', base .. 'limiter', #jobs) == #jobs then call('PEXPIRE', base .. 'limiter', per_ms) end
+    end
   end
 end
-for number = #taken + 1, #tickets do done[#done + 1] = tickets[number] end
+-- What this worker leaves behind is for the next one.
+if came and not is_paused and (free == 0 or may_be_more == 1) and waiting() > 0 then summon('*') end
 -- The group is gone after an obliterate; then there is nothing to acknowledge either.
-if #done > 0 then redis.pcall('XACK', STREAM, GROUP, unpack(done)) end
+if #spare > 0 then redis.pcall('XACK', STREAM, GROUP, unpack(spare)) end
 
-if #results > 0 and #taken == 0 and waiting() == 0 and call('LLEN', ACTIVE) == 0 then
+if #results > 0 and #jobs == 0 and waiting() == 0 and call('LLEN', ACTIVE) == 0 then
   event('drained')
   if call('ZCARD', DELAYED) == 0 then call('DEL', SHARES) end
 end
-return {lost, taken, pause, may_be_more}
+return {lost, mine, jobs, pause, may_be_more}

@@ -28,11 +28,13 @@ elseif #claimed[2] > 0 then
   local holders = {}
   for _, id in ipairs(call('LRANGE', ACTIVE, 0, -1)) do
     local held = call('HGET', base .. id, 'tk')
-    if held and held ~= '' then holders[held] = id end
+    if held and held ~= '' then
+      holders[held] = holders[held] or {}
+      table.insert(holders[held], id)
+    end
   end
   for _, entry in ipairs(claimed[2]) do
-    local id = holders[entry]
-    if id then
+    for _, id in ipairs(holders[entry] or {}) do
       local lock = call('GET', base .. id .. ':lock')
       if not lock or lock == entry then
         stalled(now, id, most_stalls)
@@ -64,18 +66,16 @@ end
 
 settle(now, {})
 
--- 4. Waiting jobs without a ticket: added by BullMQ's own clients, or held back while paused.
+-- 4. Waiting jobs that nobody was called to: added by BullMQ's own clients, held back while paused, or left by a worker
+-- that read the ticket and died.
 local ready = waiting()
+if ready > 0 and not is_paused and not (most_active and call('LLEN', ACTIVE) >= most_active) then summon('*') end
+
+-- 5. Tickets that were delivered and acknowledged.
 for _, row in ipairs(call('XINFO', 'GROUPS', STREAM)) do
   local about = {}
   for at = 1, #row, 2 do about[row[at]] = row[at + 1] end
   if about.name == GROUP then
-    if ready > 0 and not is_paused then
-      local wanted = math.min(ready, 1000)
-      if most_active then wanted = math.min(wanted, most_active - call('LLEN', ACTIVE)) end
-      for _ = 1, wanted - (tonumber(about.lag) or 0) do ticket('*') end
-    end
-    -- 5. Tickets that were delivered and acknowledged.
     local pending = call('XPENDING', STREAM, GROUP)
     call('XTRIM', STREAM, 'MINID', '~', pending[2] or about['last-delivered-id'])
   end

@@ -255,6 +255,50 @@ async fn jobs_of_a_worker_that_was_killed_run_again_on_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn jobs_taken_together_share_a_lease_and_come_back_together() {
+    let queue = TestQueue::start().await;
+    let jobs = (0..5).map(TestQueue::job).collect();
+    queue.producer.enqueue_many(jobs).await.unwrap();
+    let stuck = Script::gated();
+    let victim = queue.worker(&stuck, hasty(5));
+    eventually("all run", async || stuck.running.load(Ordering::SeqCst) == 5).await;
+    let lease = queue.call(&["HGET", &TestQueue::key("1"), "tk"]);
+    for id in ["2", "3", "4", "5"] {
+        assert_eq!(queue.call(&["HGET", &TestQueue::key(id), "tk"]), lease);
+    }
+    assert!(queue.call(&["XPENDING", &TestQueue::key("x:stream"), "workers"]).starts_with("1\n"));
+    // Three end; the lease stays for the other two.
+    stuck.gate.add_permits(3);
+    eventually("three are done", async || queue.admin.counts().await.unwrap().completed == 3).await;
+    assert!(queue.call(&["XPENDING", &TestQueue::key("x:stream"), "workers"]).starts_with("1\n"));
+    victim.kill();
+    let script = Script::easy();
+    let worker = queue.worker(&script, hasty(1));
+    eventually("the others have run again", async || queue.admin.counts().await.unwrap().completed == 5).await;
+    assert_eq!(script.total(), 2);
+    queue.assert_settled(5, 0).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_call_of_a_producer_brings_every_idle_worker() {
+    let queue = TestQueue::start().await;
+    let stuck = Script::gated();
+    let workers: Vec<_> = (0..4).map(|_| queue.worker(&stuck, RunnerOptions::default())).collect();
+    eventually("all wait", async || queue.admin.workers().await.unwrap() == 4).await;
+    let jobs = (0..9).map(TestQueue::job).collect();
+    queue.producer.enqueue_many(jobs).await.unwrap();
+    // A worker has one slot, so four jobs run only when each worker was called.
+    eventually("four run at once", async || stuck.running.load(Ordering::SeqCst) == 4).await;
+    stuck.gate.add_permits(9);
+    eventually("all are done", async || queue.admin.counts().await.unwrap().completed == 9).await;
+    for worker in workers {
+        worker.stop().await;
+    }
+    queue.assert_settled(9, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_kills_every_worker_is_given_up() {
     let queue = TestQueue::start().await;
     let id = added(&queue, TestQueue::job(1)).await;
