@@ -100,8 +100,13 @@ impl Stack {
 
     /// Starts a worker without waiting.
     pub fn worker(&self) -> Outcome<Running> {
+        self.worker_of(&self.programs.worker)
+    }
+
+    /// Starts a worker of another release.
+    pub fn worker_of(&self, program: &Path) -> Outcome<Running> {
         let port = free_port()?;
-        self.launch("worker", &self.programs.worker, port, &[("WORKER_PORT", &port.to_string())])
+        self.launch("worker", program, port, &[("WORKER_PORT", &port.to_string())])
     }
 
     fn launch(&self, name: &'static str, program: &Path, port: u16, settings: &[(&str, &str)]) -> Outcome<Running> {

@@ -1,10 +1,14 @@
 //! Asking for measurements.
 
+use std::sync::Arc;
+
 use domain::SessionId;
 use domain::Tenant;
 use domain::job::{Payload, RecalculateDistance};
-use queue::{NewJob, Producer};
+use queue::{NewJob, Producer, QueueError, Redis};
 use tracing::Instrument;
+
+use crate::metrics::Metrics;
 
 /// Puts distance jobs on their queue, at most one waiting per session.
 ///
@@ -12,13 +16,14 @@ use tracing::Instrument;
 #[derive(Clone)]
 pub struct DistanceJobs {
     producer: Producer,
+    metrics: Arc<Metrics>,
 }
 
 impl DistanceJobs {
-    /// Jobs through `producer`, which must be the distance queue's.
+    /// Jobs on the queue of `redis`, which gets no deeper than `most`: what does not fit waits in the database.
     #[must_use]
-    pub const fn new(producer: Producer) -> Self {
-        Self { producer }
+    pub fn start(redis: Redis, most: u64, metrics: Arc<Metrics>) -> Self {
+        Self { producer: Producer::bounded(redis, RecalculateDistance::QUEUE, most), metrics }
     }
 
     /// Asks for the measurement of a session, in the background: the caller's answer does not wait for Redis.
@@ -32,11 +37,16 @@ impl DistanceJobs {
             messaging.destination.name = RecalculateDistance::QUEUE,
         );
         let carrier = span.in_scope(|| telemetry::traces::carrier(request_id));
-        let producer = self.producer.clone();
+        let Self { producer, metrics } = self.clone();
         let publish = async move {
             let asked = async { producer.enqueue(NewJob::of(&job, carrier)?).await };
-            if let Err(error) = asked.await {
-                tracing::warn!(session.id = %session, error.message = %error, "a distance job could not be queued; the sweep will ask again");
+            match asked.await {
+                Ok(_) => {}
+                // No surprise in a flood; the metric tells of it.
+                Err(QueueError::Overloaded { queue, .. }) => metrics.queue_overloaded(&queue),
+                Err(error) => {
+                    tracing::warn!(session.id = %session, error.message = %error, "a distance job could not be queued; the sweep will ask again");
+                }
             }
         };
         tokio::spawn(publish.instrument(span));

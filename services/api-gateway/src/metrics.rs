@@ -28,6 +28,7 @@ pub struct Metrics {
     pool_connections: Family<Labels<2>, Gauge>,
     redis_up: Gauge,
     queue_depth: Family<Labels<1>, Gauge>,
+    queue_overloads: Family<Labels<1>, Counter>,
     queue_oldest: Family<Labels<1>, Gauge>,
     queue_pending: Family<Labels<1>, Gauge>,
     dead_letters: Family<Labels<1>, Gauge>,
@@ -56,6 +57,7 @@ impl Metrics {
             pool_connections: register!("db_pool_connections", "Connections to PostgreSQL"),
             redis_up: register!("redis_up", "Whether Redis answered when last asked"),
             queue_depth: register!("queue_depth", "Jobs that wait, delayed ones included"),
+            queue_overloads: register!("queue_overload_events", "Jobs refused because their queue was full"),
             queue_oldest: register!("queue_oldest_age_seconds", "Age of the oldest waiting job"),
             queue_pending: register!("queue_pending", "Jobs taken and not ended"),
             dead_letters: register!("dlq_size", "Jobs that were given up"),
@@ -68,6 +70,11 @@ impl Metrics {
     /// Counts fixes refused by a rule of their session.
     pub fn location_rejected(&self, reason: &str, fixes: u64) {
         self.locations_rejected.get_or_create(&[("reason", reason.to_owned())]).inc_by(fixes);
+    }
+
+    /// Counts a job that a full queue did not take.
+    pub fn queue_overloaded(&self, queue: &str) {
+        self.queue_overloads.get_or_create(&[("queue", queue.to_owned())]).inc();
     }
 
     /// Counts a request refused because a budget was used up; `path` is the route's.

@@ -13,7 +13,7 @@ use db::Db;
 use domain::Clock;
 use domain::job::{Payload, RecalculateDistance};
 use queue::limits::Limits;
-use queue::{Admin, Producer, Redis};
+use queue::{Admin, Redis};
 use telemetry::metrics::Registry;
 
 use crate::config::{Config, IdentityConfig};
@@ -86,18 +86,18 @@ impl Application {
                 Authenticator::supabase(url, anon_key.clone(), Arc::clone(&clock)).map_err(|error| wrong(&error))?
             }
         };
-        let producer = Producer::start(redis.clone(), RecalculateDistance::QUEUE);
+        let metrics = Arc::new(Metrics::new(registry));
         let queue = Admin::new(redis.clone(), RecalculateDistance::QUEUE);
         let address = listener.local_addr()?;
         let shutdown_timeout = config.shutdown_timeout;
         let state = Arc::new(State {
             recorder: Recorder::start(db.clone(), Arc::clone(&clock), config.locations_per_commit),
+            jobs: DistanceJobs::start(redis.clone(), config.max_queue_depth, Arc::clone(&metrics)),
             limits: Limits::start(redis),
             receipts: Receipts::open(&config.receipts, &config.api_base_url).map_err(|error| wrong(&error))?,
-            jobs: DistanceJobs::new(producer),
             standing: Expiring::new(PEOPLE_REMEMBERED),
             readiness: Readiness::default(),
-            metrics: Arc::new(Metrics::new(registry)),
+            metrics,
             draining: AtomicBool::new(false),
             queue: queue.clone(),
             config,

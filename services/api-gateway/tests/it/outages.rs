@@ -87,3 +87,29 @@ async fn a_request_that_takes_too_long_ends_with_an_answer() {
     holder.rollback().await.unwrap();
     assert_eq!(asha.post("/locations/batch", &batch).await.status, 201);
 }
+
+#[tokio::test]
+async fn a_full_queue_refuses_nobody_and_what_does_not_fit_waits_in_the_database() {
+    const TOKEN: &str = "scrape-scrape-scrape-scrape-scrape-1";
+    let app = TestApp::start_with(&[("MAX_QUEUE_DEPTH", "1"), ("METRICS_SCRAPE_TOKEN", TOKEN)]).await;
+    let organization = app.organization().await;
+    for name in ["Asha", "Ben", "Carla"] {
+        let person = organization.employee(name).await;
+        person.check_in().await;
+        person.check_out().await;
+    }
+    let refused = "queue_overload_events_total{queue=\"distance-engine\"} 2";
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let scrape = app.send(app.request(reqwest::Method::GET, "/metrics").bearer_auth(TOKEN)).await;
+        if scrape.text.contains(refused) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{}", scrape.text);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(app.redis.call(&["LLEN", "bull:distance-engine:wait"]).unwrap().to_string(), "1");
+    let marked = app.database.superuser().await;
+    let marked = marked.query_one("SELECT count(*) FROM attendance_sessions WHERE dirty_from IS NOT NULL", &[]).await;
+    assert_eq!(marked.unwrap().get::<_, i64>(0), 3);
+}

@@ -1,7 +1,10 @@
 //! `cargo xtask chaos`: people work while gateway, workers, PostgreSQL and Redis are killed at random; in the end every
 //! acknowledged point is there once, and every session has the kilometres of its points.
 
+mod jobs;
+
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,6 +37,12 @@ pub struct Options {
     /// Use release builds
     #[arg(long)]
     release: bool,
+    /// Instead of people at work: so many sessions that wait to be measured
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// With --jobs: a worker of another release that takes every other place
+    #[arg(long, value_name = "PROGRAM", requires = "jobs")]
+    other_worker: Option<PathBuf>,
 }
 
 /// What can go wrong.
@@ -49,7 +58,10 @@ const HEALING: Duration = Duration::from_secs(180);
 pub async fn run(options: &Options) -> Outcome<ExitCode> {
     let settings = [("RATE_LIMIT_MULTIPLIER", "100000"), ("LOG_LEVEL", "warn"), ("WORKER_CONCURRENCY", "4")];
     let mut stack = Stack::start("chaos", options.release, &settings).await?;
-    let told = trouble(&mut stack, options).await;
+    let told = match options.jobs {
+        Some(sessions) => jobs::trouble(&mut stack, sessions, options).await,
+        None => trouble(&mut stack, options).await,
+    };
     match told {
         Ok(true) => {
             stack.end()?;
