@@ -31,6 +31,7 @@ mod failure;
 mod interrupt;
 mod layers;
 mod openapi;
+mod ops;
 mod packages;
 mod postgres;
 mod process;
@@ -84,6 +85,8 @@ enum Command {
     Layers,
     /// Write the API's description, as it is served, to a file
     Openapi(openapi::Options),
+    /// Check what is deployed with: edge, deployment, backups, alerts, dashboards, workflows
+    Ops,
 }
 
 fn main() -> ExitCode {
@@ -117,6 +120,7 @@ fn run(command: Command) -> Outcome<ExitCode> {
             Command::Check => check::run(),
             Command::Layers => layers::run(),
             Command::Openapi(options) => openapi::run(&options),
+            Command::Ops => ops::run(),
         }
     })
 }

@@ -20,7 +20,21 @@ pub struct Wanted {
     pub redis: bool,
     /// Node.js and npm: the tests run unmodified clients of other languages.
     pub node: bool,
+    /// nginx, Prometheus's and Alertmanager's own checkers, shellcheck and what the deployment scripts call.
+    pub operations: bool,
 }
+
+/// A program of `Wanted::operations`, and the package that brings it.
+const OPERATIONS: [(&str, &str); 8] = [
+    ("nginx", "nginx-light"),
+    ("promtool", "prometheus"),
+    ("amtool", "prometheus-alertmanager"),
+    ("shellcheck", "shellcheck"),
+    ("jq", "jq"),
+    ("curl", "curl"),
+    ("openssl", "openssl"),
+    ("pg_basebackup", "postgresql-client"),
+];
 
 /// Makes sure that whatever is wanted is installed.
 pub fn ensure(wanted: Wanted) -> Outcome {
@@ -79,6 +93,11 @@ fn missing(wanted: Wanted) -> Vec<&'static str> {
     }
     if wanted.node && find("npm").is_none() {
         missing.push("npm");
+    }
+    if wanted.operations {
+        // Debian keeps programs of administrators where not everybody looks.
+        let there = |program: &str| find(program).is_some() || Path::new("/usr/sbin").join(program).is_file();
+        missing.extend(OPERATIONS.iter().filter(|(program, _)| !there(program)).map(|(_, package)| *package));
     }
     missing
 }

@@ -32,7 +32,7 @@ pub async fn run(options: &Options) -> Outcome<ExitCode> {
     let given = setting(SERVER);
     // Unmodified BullMQ clients, which the tests of the queue run.
     let node = tests_package("queue", &options.arguments);
-    packages::ensure(Wanted { postgres: given.is_none(), redis: true, node })?;
+    packages::ensure(Wanted { postgres: given.is_none(), redis: true, node, ..Wanted::default() })?;
     if node {
         packages::npm_ci(&workspace::root().join("crates/queue/tests/node"))?;
     }

@@ -76,7 +76,7 @@ pub mod users;
 
 pub use config::{DatabaseConfig, InvalidDatabaseUrl};
 pub use error::DbError;
-pub use migrate::{MigrateError, migrate, revert_all};
+pub use migrate::{MigrateError, Schema, built_in_head, migrate, revert_all, schema};
 pub use pool::{Db, PoolUse};
 pub use system::SystemTx;
 pub use tenant::TenantTx;

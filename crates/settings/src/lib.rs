@@ -1,9 +1,14 @@
 //! Reading settings from the environment: once, in one place, every mistake reported together, no value ever printed.
 
+mod describe;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use describe::{Required, Variable, describe};
 
 use secrecy::SecretString;
 
@@ -20,6 +25,16 @@ pub struct InvalidSettings(pub Vec<String>);
 pub struct Settings {
     variables: BTreeMap<String, String>,
     problems: Vec<String>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+/// A variable that was asked for: its name, what it may hold, what it is when unset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Asked {
+    name: String,
+    rule: String,
+    default: String,
+    secret: bool,
 }
 
 impl Settings {
@@ -35,7 +50,20 @@ impl Settings {
     /// Variables given one by one, for tests.
     pub fn from_variables<K: Into<String>, V: Into<String>>(variables: impl IntoIterator<Item = (K, V)>) -> Self {
         let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
-        Self { variables: variables.filter(|(_, value)| !value.is_empty()).collect(), problems: Vec::new() }
+        Self {
+            variables: variables.filter(|(_, value)| !value.is_empty()).collect(),
+            problems: Vec::new(),
+            asked: Arc::default(),
+        }
+    }
+
+    fn asked(&self, name: &str, rule: impl Into<String>, default: impl Into<String>, secret: bool) {
+        let asked = Asked { name: name.to_owned(), rule: rule.into(), default: default.into(), secret };
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
+    }
+
+    fn value(&self, variable: &str) -> Option<String> {
+        self.variables.get(variable).cloned()
     }
 
     /// Notes that `variable` is wrong; `why` must not hold its value.
@@ -46,7 +74,8 @@ impl Settings {
     /// The text of a variable.
     #[must_use]
     pub fn text(&self, variable: &str) -> Option<String> {
-        self.variables.get(variable).cloned()
+        self.asked(variable, "text", "", false);
+        self.value(variable)
     }
 
     /// The text of a variable that must be set.
@@ -60,8 +89,9 @@ impl Settings {
     /// A secret, from the variable itself or from the file that `<variable>_FILE` names (a trailing newline is cut).
     /// Setting both is a mistake.
     pub fn secret(&mut self, variable: &str) -> Option<SecretString> {
+        self.asked(variable, "text", "", true);
         let file = format!("{variable}_FILE");
-        match (self.text(variable), self.text(&file)) {
+        match (self.value(variable), self.value(&file)) {
             (Some(_), Some(_)) => {
                 self.problem(variable, format!("is set both directly and by {file}"));
                 None
@@ -81,7 +111,7 @@ impl Settings {
     /// A secret that must be set.
     pub fn required_secret(&mut self, variable: &str) -> SecretString {
         self.secret(variable).unwrap_or_else(|| {
-            if self.text(&format!("{variable}_FILE")).is_none() {
+            if self.value(&format!("{variable}_FILE")).is_none() {
                 self.problem(variable, "is required");
             }
             SecretString::default()
@@ -95,7 +125,8 @@ impl Settings {
         range: RangeInclusive<N>,
         default: N,
     ) -> N {
-        let Some(text) = self.text(variable) else { return default };
+        self.asked(variable, format!("{} to {}", range.start(), range.end()), default.to_string(), false);
+        let Some(text) = self.value(variable) else { return default };
         match text.trim().parse::<N>() {
             Ok(number) if range.contains(&number) => number,
             _ => {
@@ -107,7 +138,8 @@ impl Settings {
 
     /// `true`, `1`, `false` or `0`; `default` when unset.
     pub fn flag(&mut self, variable: &str, default: bool) -> bool {
-        match self.text(variable).as_deref() {
+        self.asked(variable, "true or false", default.to_string(), false);
+        match self.value(variable).as_deref() {
             None => default,
             Some("true" | "1") => true,
             Some("false" | "0") => false,
@@ -120,11 +152,12 @@ impl Settings {
 
     /// One of some words, the first of them when unset.
     pub fn choice<T: Copy>(&mut self, variable: &str, choices: &[(&str, T)]) -> Option<T> {
-        let (_, default) = choices.first()?;
-        let Some(text) = self.text(variable) else { return Some(*default) };
+        let (word, default) = choices.first()?;
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        self.asked(variable, words.join(", "), *word, false);
+        let Some(text) = self.value(variable) else { return Some(*default) };
         let found = choices.iter().find(|(word, _)| *word == text).map(|(_, choice)| *choice);
         if found.is_none() {
-            let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
             self.problem(variable, format!("must be one of {}", words.join(", ")));
         }
         found.or(Some(*default))
@@ -132,7 +165,8 @@ impl Settings {
 
     /// An http or https address; trailing slashes are cut.
     pub fn url(&mut self, variable: &str) -> Option<String> {
-        let text = self.text(variable)?;
+        self.asked(variable, "http or https URL", "", false);
+        let text = self.value(variable)?;
         let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
         if host.is_none_or(|host| {
             host.is_empty() || host.starts_with(['/', '?', '#']) || host.contains(char::is_whitespace)

@@ -41,6 +41,10 @@ enum Command {
     CheckConfig,
     /// Print the API's description, as it is served at /openapi.json
     Openapi,
+    /// List every variable this program reads, a JSON object a line
+    Settings,
+    /// Tell the newest step built into this program and, with MIGRATION_DATABASE_URL, how far the database is
+    Schema,
     /// Organizations
     #[command(subcommand)]
     Organization(Organization),
@@ -69,6 +73,8 @@ fn main() -> ExitCode {
     match Arguments::parse().command.unwrap_or(Command::Serve) {
         Command::Serve => with_config(serve),
         Command::CheckConfig => with_config(|_| say("the settings are fine")),
+        Command::Settings => list_settings(),
+        Command::Schema => schema(),
         Command::Healthcheck => healthcheck(),
         Command::Openapi => match api_gateway::http::openapi::document() {
             Ok(document) => say(document.json.trim_end()),
@@ -175,6 +181,56 @@ fn migrate() -> ExitCode {
     match db::migrate(&url) {
         Ok(done) if done.is_empty() => say("nothing to migrate"),
         Ok(done) => say(&format!("migrated: {}", done.join(", "))),
+        Err(error) => complain(error, 1),
+    }
+}
+
+/// What `migrate` and `schema` read beside the configuration, which a running gateway never sees.
+fn owner_url(settings: &mut Settings) -> Option<SecretString> {
+    settings.secret("MIGRATION_DATABASE_URL")
+}
+
+fn list_settings() -> ExitCode {
+    let read = |mut settings: Settings| {
+        owner_url(&mut settings);
+        Config::read(settings)
+    };
+    let situations: [&[(&str, &str)]; 4] =
+        [&[], &[("APP_ENV", "production")], &[("IDENTITY", "supabase")], &[("RECEIPTS_STORE", "s3")]];
+    let lines: Vec<String> = settings::describe(read, &situations)
+        .into_iter()
+        .map(|variable| {
+            serde_json::json!({
+                "name": variable.name,
+                "rule": variable.rule,
+                "default": variable.default,
+                "secret": variable.secret,
+                "required": variable.required.as_str(),
+            })
+            .to_string()
+        })
+        .collect();
+    say(&lines.join("\n"))
+}
+
+fn schema() -> ExitCode {
+    let mut settings = Settings::from_environment();
+    let url = owner_url(&mut settings);
+    if let Err(InvalidSettings(problems)) = settings.finish() {
+        return complain(problems.join("\n"), WRONG_CONFIGURATION);
+    }
+    let told = db::built_in_head().and_then(|head| {
+        let Some(url) = url else { return Ok(serde_json::json!({ "head": head })) };
+        let schema = db::schema(&url)?;
+        Ok(serde_json::json!({
+            "head": head,
+            "applied": schema.applied,
+            "floor": schema.floor,
+            "database_time": schema.now,
+        }))
+    });
+    match told {
+        Ok(told) => say(&told.to_string()),
         Err(error) => complain(error, 1),
     }
 }

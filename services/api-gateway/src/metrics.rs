@@ -34,6 +34,7 @@ pub struct Metrics {
     dead_letters: Family<Labels<1>, Gauge>,
     outbox_pending: Gauge,
     outbox_oldest: Gauge,
+    config_hash: Gauge,
 }
 
 impl Metrics {
@@ -63,8 +64,14 @@ impl Metrics {
             dead_letters: register!("dlq_size", "Jobs that were given up"),
             outbox_pending: register!("outbox_pending", "Sessions marked for measurement and not measured yet"),
             outbox_oldest: register!("outbox_oldest_age_seconds", "Age of the oldest such mark"),
+            config_hash: register!("config_hash", "The hash of the settings that decide behaviour, as a number"),
             registry,
         }
+    }
+
+    /// Shows which settings are in force, as a number that both colours can be compared by: 12 hex digits fit.
+    pub fn configured(&self, hash: &str) {
+        self.config_hash.set(i64::from_str_radix(hash, 16).unwrap_or(-1));
     }
 
     /// Counts fixes refused by a rule of their session.

@@ -87,6 +87,7 @@ impl Application {
             }
         };
         let metrics = Arc::new(Metrics::new(registry));
+        metrics.configured(&config.config_hash);
         let queue = Admin::new(redis.clone(), RecalculateDistance::QUEUE);
         let address = listener.local_addr()?;
         let shutdown_timeout = config.shutdown_timeout;

@@ -35,6 +35,8 @@ pub struct Pages {
     pub metrics: Arc<Metrics>,
     /// The token a scrape must bring, if any.
     pub scrape_token: Option<SecretString>,
+    /// What runs here.
+    pub release: String,
     /// Whether the process is on its way out.
     pub draining: AtomicBool,
 }
@@ -45,7 +47,14 @@ impl Pages {
             return page(StatusCode::NOT_FOUND, "text/plain", "Not Found".to_owned());
         }
         match request.uri().path() {
-            "/health" => json(StatusCode::OK, &serde_json::json!({ "status": "ok", "timestamp": Replied(Utc::now()) })),
+            "/health" => {
+                let alive = serde_json::json!({ "status": "ok", "timestamp": Replied(Utc::now()) });
+                let mut response = json(StatusCode::OK, &alive);
+                if let Ok(release) = self.release.parse() {
+                    response.headers_mut().insert("x-release", release);
+                }
+                response
+            }
             "/ready" => self.ready().await,
             "/metrics" if !self.may_scrape(request) => {
                 page(StatusCode::UNAUTHORIZED, "text/plain", "Unauthorized".to_owned())

@@ -33,6 +33,8 @@ enum Command {
     Healthcheck,
     /// Say what is wrong with the settings, if anything
     CheckConfig,
+    /// List every variable this program reads, a JSON object a line
+    Settings,
 }
 
 #[tokio::main]
@@ -46,12 +48,28 @@ async fn main() -> ExitCode {
                 Err(error) => complain(format_args!("no answer: {error}"), 1),
             }
         }
+        Command::Settings => list_settings(),
         command => match Config::read(Settings::from_environment()) {
             Err(problems) => complain(problems, WRONG_CONFIGURATION),
             Ok(_) if matches!(command, Command::CheckConfig) => ExitCode::SUCCESS,
             Ok(config) => serve(config).await,
         },
     }
+}
+
+#[expect(clippy::print_stdout, reason = "a command answers on standard output")]
+fn list_settings() -> ExitCode {
+    for variable in settings::describe(Config::read, &[&[], &[("APP_ENV", "production")]]) {
+        let line = serde_json::json!({
+            "name": variable.name,
+            "rule": variable.rule,
+            "default": variable.default,
+            "secret": variable.secret,
+            "required": variable.required.as_str(),
+        });
+        println!("{line}");
+    }
+    ExitCode::SUCCESS
 }
 
 async fn serve(config: Config) -> ExitCode {

@@ -64,6 +64,7 @@ impl Worker {
             redis: redis.clone(),
             metrics: Arc::clone(&metrics),
             scrape_token: config.metrics_scrape_token,
+            release: config.telemetry.release,
             draining: AtomicBool::new(false),
         });
         let server = tokio::spawn(http::serve(listener, Arc::clone(&pages)));

@@ -1,5 +1,7 @@
 //! Every step goes up, down and up again.
 
+use std::time::Duration;
+
 use testkit::database::TestDatabase;
 
 /// How many steps there are: each is a folder.
@@ -36,4 +38,52 @@ async fn two_processes_that_migrate_at_once_follow_each_other() {
     }
     done.sort_unstable();
     assert_eq!(done, [0, steps()]);
+}
+
+#[tokio::test]
+async fn a_step_that_meets_a_lock_is_tried_again() {
+    let database = TestDatabase::empty().await;
+    let url = database.owner_url();
+    tokio::task::spawn_blocking(move || {
+        let url = url.into();
+        db::migrate(&url).and_then(|_| db::revert_all(&url)).unwrap()
+    })
+    .await
+    .unwrap();
+    let (mut blocking, watching) = (database.superuser().await, database.superuser().await);
+    let lock = blocking.transaction().await.unwrap();
+    // Reading goes on; the mark that a step leaves has to wait.
+    lock.batch_execute("LOCK TABLE __diesel_schema_migrations IN SHARE MODE").await.unwrap();
+    let url = database.owner_url();
+    let migration = tokio::task::spawn_blocking(move || db::migrate(&url.into()));
+    // It waits, gives up, and waits again: only then does the other let go.
+    let (mut waits, mut waiting) = (0, false);
+    while waits < 2 {
+        let blocked = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND database = \
+                       (SELECT oid FROM pg_database WHERE datname = current_database())";
+        let row = watching.query_one(blocked, &[]).await.unwrap();
+        let now: bool = row.get(0);
+        waits += u32::from(now && !waiting);
+        waiting = now;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    lock.rollback().await.unwrap();
+    assert_eq!(migration.await.unwrap().unwrap().len(), steps());
+}
+
+#[tokio::test]
+async fn a_database_says_how_far_it_is() {
+    let database = TestDatabase::empty().await;
+    let url = database.owner_url().into();
+    let (before, after) = tokio::task::spawn_blocking(move || {
+        let before = db::schema(&url).unwrap();
+        db::migrate(&url).unwrap();
+        (before, db::schema(&url).unwrap())
+    })
+    .await
+    .unwrap();
+    assert_eq!((before.applied, before.floor), (None, None), "asking changes nothing");
+    assert_eq!(after.applied, Some(db::built_in_head().unwrap()));
+    assert!(after.floor <= after.applied && after.floor.is_some());
+    assert!(before.now <= after.now);
 }

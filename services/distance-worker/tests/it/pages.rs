@@ -9,12 +9,17 @@ use tokio::net::TcpStream;
 use crate::support::TestWorker;
 
 async fn ask(port: u16, request: &str) -> (u16, String) {
+    let (head, body) = ask_for_all(port, request).await;
+    (head[9..12].parse().unwrap(), body)
+}
+
+async fn ask_for_all(port: u16, request: &str) -> (String, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     stream.write_all(format!("{request}\r\nHost: worker\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head[9..12].parse().unwrap(), body.to_owned())
+    (head.to_owned(), body.to_owned())
 }
 
 #[tokio::test]
@@ -22,6 +27,8 @@ async fn health_readiness_and_metrics_are_told() {
     let mut worker = TestWorker::start(&[("METRICS_SCRAPE_TOKEN", "scrape-me-please-0123456789")]).await;
     let (status, body) = ask(worker.port, "GET /health HTTP/1.1").await;
     assert_eq!((status, serde_json::from_str::<Value>(&body).unwrap()["status"].as_str()), (200, Some("ok")));
+    let (head, _) = ask_for_all(worker.port, "GET /health HTTP/1.1").await;
+    assert!(head.lines().any(|line| line.eq_ignore_ascii_case("x-release: manual")), "{head}");
     let (status, body) = ask(worker.port, "GET /ready HTTP/1.1").await;
     assert_eq!(status, 200, "{body}");
     assert_eq!(ask(worker.port, "GET /elsewhere HTTP/1.1").await.0, 404);
