@@ -3,13 +3,14 @@
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text, Uuid as SqlUuid};
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use domain::auth::Actor;
+use domain::{OrganizationId, UserId};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::schema::{admin_audit_log as log, audit_chains as chains};
-use crate::{DbError, DbResult, TenantTx};
+use crate::{DbError, DbResult, SystemTx, TenantTx};
 
 /// An entry to be: an event such as `EMPLOYEE_CREATED`, who caused it, and what it was done to.
 #[derive(Debug, Clone)]
@@ -70,6 +71,70 @@ pub async fn record(tx: &mut TenantTx, entry: &Entry, now: DateTime<Utc>) -> DbR
     Ok(())
 }
 
+/// An entry as administrators see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    /// Its id.
+    pub id: Uuid,
+    /// What happened.
+    pub event: String,
+    /// The user who did it; `None` for API keys and for the product itself.
+    pub actor: Option<UserId>,
+    /// What kind of thing it was done to.
+    pub resource_type: Option<String>,
+    /// Which one.
+    pub resource_id: Option<String>,
+    /// What else is known.
+    pub payload: Value,
+    /// When.
+    pub created_at: DateTime<Utc>,
+}
+
+/// The newest entries before `before`, of one event if it is given, at most `most`.
+#[tracing::instrument(name = "db list audit", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
+pub async fn list(
+    tx: &mut TenantTx,
+    before: Option<DateTime<Utc>>,
+    event: Option<&str>,
+    most: i64,
+) -> DbResult<Vec<Written>> {
+    let organization = tx.organization();
+    let mut query = log::table.filter(log::organization_id.eq(organization)).into_boxed();
+    if let Some(before) = before {
+        query = query.filter(log::created_at.lt(before));
+    }
+    if let Some(event) = event {
+        query = query.filter(log::event.eq(event));
+    }
+    type Row = (Uuid, String, Option<Uuid>, Option<String>, Option<String>, Value, DateTime<Utc>);
+    let rows: Vec<Row> = query
+        .order((log::created_at.desc(), log::id.desc()))
+        .limit(most)
+        .select((
+            log::id,
+            log::event,
+            log::actor_id,
+            log::resource_type,
+            log::resource_id,
+            log::payload,
+            log::created_at,
+        ))
+        .load(tx.connection())
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(id, event, actor, resource_type, resource_id, payload, created_at)| Written {
+            id,
+            event,
+            actor: actor.map(UserId::from),
+            resource_type,
+            resource_id,
+            payload,
+            created_at,
+        })
+        .collect())
+}
+
 /// What is wrong with a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -118,6 +183,27 @@ pub enum Verdict {
 /// Computes the organization's chain anew from its first row and compares.
 #[tracing::instrument(name = "db verify audit", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn verify(tx: &mut TenantTx) -> DbResult<Verdict> {
+    let organization = tx.organization();
+    verify_chain(tx.connection(), organization).await
+}
+
+/// The same for every organization that has a chain or entries. By the system role: an operator asks, who belongs to
+/// none.
+pub async fn verify_all(tx: &mut SystemTx) -> DbResult<Vec<(OrganizationId, Verdict)>> {
+    let mut organizations: Vec<Uuid> =
+        chains::table.select(chains::organization_id).order(chains::organization_id).load(tx.connection()).await?;
+    let written: Vec<Uuid> = log::table.select(log::organization_id).distinct().load(tx.connection()).await?;
+    organizations.extend(written);
+    organizations.sort_unstable();
+    organizations.dedup();
+    let mut verdicts = Vec::with_capacity(organizations.len());
+    for organization in organizations {
+        verdicts.push((organization.into(), verify_chain(tx.connection(), organization).await?));
+    }
+    Ok(verdicts)
+}
+
+async fn verify_chain(connection: &mut AsyncPgConnection, organization: Uuid) -> DbResult<Verdict> {
     #[derive(QueryableByName)]
     struct Found {
         #[diesel(sql_type = Text)]
@@ -127,17 +213,12 @@ pub async fn verify(tx: &mut TenantTx) -> DbResult<Verdict> {
         #[diesel(sql_type = Nullable<SqlUuid>)]
         id: Option<Uuid>,
     }
-    let organization = tx.organization();
     // The end first: rows that are added meanwhile are then checked without being counted.
-    let end: Option<(i64, Vec<u8>)> = chains::table
-        .find(organization)
-        .select((chains::position, chains::hash))
-        .first(tx.connection())
-        .await
-        .optional()?;
+    let end: Option<(i64, Vec<u8>)> =
+        chains::table.find(organization).select((chains::position, chains::hash)).first(connection).await.optional()?;
     let found: Option<Found> = diesel::sql_query("SELECT * FROM app.verify_audit($1)")
         .bind::<SqlUuid, _>(organization)
-        .get_result(tx.connection())
+        .get_result(connection)
         .await
         .optional()?;
     let Some(found) = found else {

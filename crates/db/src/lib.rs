@@ -51,6 +51,7 @@
 //! }
 //! ```
 
+pub mod api_keys;
 pub mod attendance;
 pub mod audit;
 mod config;
@@ -61,12 +62,14 @@ pub mod expenses;
 pub mod figures;
 pub mod identity;
 mod json;
+pub mod listen;
 pub mod locations;
 pub mod measurement;
 mod migrate;
 pub mod organizations;
 mod pattern;
 mod pool;
+pub mod relay;
 pub mod schedule;
 mod schema;
 mod system;

@@ -235,6 +235,89 @@ table! {
         trace -> Nullable<Text>,
         created_at -> Timestamptz,
         relayed_at -> Nullable<Timestamptz>,
+        relayed -> Nullable<BigInt>,
+    }
+}
+
+table! {
+    relay_state (id) {
+        id -> Bool,
+        relayed -> BigInt,
+        published -> BigInt,
+        holder -> Nullable<Uuid>,
+        held_until -> Nullable<Timestamptz>,
+    }
+}
+
+table! {
+    webhooks (organization_id, id) {
+        organization_id -> Uuid,
+        id -> Uuid,
+        url -> Text,
+        sealed_secret -> Bytea,
+        events -> Array<Text>,
+        is_active -> Bool,
+        retry_schedule -> Text,
+        failure_streak -> Integer,
+        last_failure_at -> Nullable<Timestamptz>,
+        circuit_open_until -> Nullable<Timestamptz>,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+    }
+}
+
+table! {
+    webhook_deliveries (organization_id, id) {
+        organization_id -> Uuid,
+        id -> Uuid,
+        webhook_id -> Uuid,
+        event_id -> Uuid,
+        event_type -> Text,
+        status -> Text,
+        attempt_count -> Integer,
+        response_status -> Nullable<Integer>,
+        response_body -> Nullable<Text>,
+        last_error -> Nullable<Text>,
+        last_attempt_at -> Nullable<Timestamptz>,
+        next_retry_at -> Nullable<Timestamptz>,
+        claimed_until -> Nullable<Timestamptz>,
+        dead_at -> Nullable<Timestamptz>,
+        created_at -> Timestamptz,
+    }
+}
+
+table! {
+    webhook_dlq_archive (organization_id, id) {
+        organization_id -> Uuid,
+        id -> Uuid,
+        delivery_id -> Uuid,
+        webhook_id -> Uuid,
+        event_id -> Uuid,
+        url -> Text,
+        attempt_number -> Integer,
+        failed_at -> Timestamptz,
+        archived_at -> Timestamptz,
+        reason -> Text,
+    }
+}
+
+table! {
+    api_keys (organization_id, id) {
+        organization_id -> Uuid,
+        id -> Uuid,
+        name -> Text,
+        key_hash -> Text,
+        key_salt -> Text,
+        key_prefix -> Text,
+        scopes -> Array<Text>,
+        active -> Bool,
+        request_count -> BigInt,
+        error_count -> BigInt,
+        created_by -> Nullable<Uuid>,
+        last_used_at -> Nullable<Timestamptz>,
+        revoked_at -> Nullable<Timestamptz>,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
     }
 }
 
@@ -343,6 +426,10 @@ allow_tables_to_appear_in_same_query!(
     session_summaries,
     gps_locations,
     webhook_events,
+    webhooks,
+    webhook_deliveries,
+    webhook_dlq_archive,
+    api_keys,
     admin_audit_log,
     audit_chains,
     expenses,

@@ -58,6 +58,10 @@ ids! {
     EventId;
     /// A key that programs call with.
     ApiKeyId;
+    /// An address that is told of events.
+    WebhookId;
+    /// One event on its way to one webhook.
+    DeliveryId;
 }
 
 /// Reads a UUID as the wire accepts it: 36 characters, any letter case, version 1–8 and the RFC 9562 variant, or all

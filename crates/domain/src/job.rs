@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::event::EventType;
-use crate::id::{EmployeeId, ExpenseId, OrganizationId, SessionId};
+use crate::id::{DeliveryId, EmployeeId, EventId, ExpenseId, OrganizationId, SessionId, WebhookId};
 
 /// What a job of one kind carries, and how it travels.
 ///
@@ -195,6 +195,42 @@ pub fn following(kind: EventType, organization: OrganizationId, envelope: &str) 
         jobs.push(Following::UpdateMetrics(UpdateMetrics { session, organization: Some(organization), employee }));
     }
     jobs
+}
+
+/// Make one attempt to deliver an event to a webhook. Further attempts are jobs of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliverWebhook {
+    /// The delivery.
+    #[serde(rename = "delivery_id")]
+    pub delivery: DeliveryId,
+    /// Where to.
+    #[serde(rename = "webhook_id")]
+    pub webhook: WebhookId,
+    /// What.
+    #[serde(rename = "event_id")]
+    pub event: EventId,
+    /// Which attempt it is, from 1: a job that comes late, or twice, finds that it was made.
+    #[serde(rename = "attempt_number")]
+    pub attempt: i32,
+    /// Whose webhook; without it nothing can be found.
+    #[serde(rename = "organization_id", default, skip_serializing_if = "Option::is_none")]
+    pub organization: Option<OrganizationId>,
+}
+
+impl Payload for DeliverWebhook {
+    const QUEUE: &'static str = "webhook-delivery";
+    const NAME: &'static str = "deliver-webhook";
+    const FIELDS: &'static str = "{delivery_id, webhook_id, event_id, attempt_number, organization_id}";
+    const ATTEMPTS: u32 = 1;
+    const DEAD_LETTERS: Option<&'static str> = None;
+
+    fn organization(&self) -> Option<OrganizationId> {
+        self.organization
+    }
+
+    fn deduplication(&self) -> Option<String> {
+        Some(format!("{}.{}", self.delivery, self.attempt))
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! that means is decided here, so that the gateway and the worker cannot come to different answers.
 
 pub mod analytics;
+pub mod api_key;
 pub mod attendance;
 pub mod auth;
 pub mod clock;
@@ -20,5 +21,7 @@ pub mod tenant;
 pub mod user;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use id::{ApiKeyId, EmployeeId, EventId, ExpenseId, FixId, OrganizationId, SessionId, UserId};
+pub use id::{
+    ApiKeyId, DeliveryId, EmployeeId, EventId, ExpenseId, FixId, OrganizationId, SessionId, UserId, WebhookId,
+};
 pub use tenant::Tenant;

@@ -1,5 +1,6 @@
 //! Proof of belonging to an organization.
 
+use crate::api_key::KnownKey;
 use crate::auth::Identity;
 use crate::id::OrganizationId;
 use crate::job::Payload;
@@ -16,6 +17,12 @@ impl Tenant {
     #[must_use]
     pub fn of(identity: &Identity) -> Self {
         Self(identity.organization)
+    }
+
+    /// The organization of an API key that a caller has shown.
+    #[must_use]
+    pub const fn of_key(key: &KnownKey) -> Self {
+        Self(key.organization)
     }
 
     /// The organization a job works for; `None` when its producer did not say, and the system role has to look it up.

@@ -48,6 +48,11 @@ impl Redis {
         }
     }
 
+    /// Where connections of one's own come from.
+    pub(crate) const fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// The connection that everybody shares.
     pub(crate) fn shared(&self) -> ConnectionManager {
         self.shared.clone()

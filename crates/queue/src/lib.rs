@@ -12,6 +12,7 @@ mod connection;
 mod dead;
 mod error;
 pub mod limits;
+pub mod live;
 mod producer;
 mod runner;
 mod scripts;

@@ -2,6 +2,7 @@
 
 use actix_web::http::StatusCode;
 use db::DbError;
+use domain::api_key::Scope;
 use domain::auth::{ClaimsError, Role};
 use queue::QueueError;
 use serde::Serialize;
@@ -36,6 +37,12 @@ pub enum ApiError {
     /// There is no such API key.
     #[error("Invalid API key")]
     UnknownApiKey,
+    /// The key may not do this.
+    #[error("API key missing required scope: {}", .0.as_str())]
+    MissingScope(Scope),
+    /// Programs may not do this.
+    #[error("This endpoint requires JWT user authentication")]
+    PeopleOnly,
     /// Address or password are wrong.
     #[error("Invalid email or password")]
     BadCredentials,
@@ -119,7 +126,10 @@ impl ApiError {
             Self::BadClaims(_) => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
             Self::MalformedApiKey | Self::UnknownApiKey => (StatusCode::UNAUTHORIZED, "INVALID_API_KEY"),
             Self::BadCredentials => (StatusCode::UNAUTHORIZED, "INVALID_CREDENTIALS"),
-            Self::WrongRole(_) | Self::NoEmployee | Self::AddressExpired => (StatusCode::FORBIDDEN, "FORBIDDEN"),
+            Self::PeopleOnly => (StatusCode::FORBIDDEN, "JWT_REQUIRED"),
+            Self::MissingScope(_) | Self::WrongRole(_) | Self::NoEmployee | Self::AddressExpired => {
+                (StatusCode::FORBIDDEN, "FORBIDDEN")
+            }
             Self::NotFound(_) | Self::NothingFound(_) => (StatusCode::NOT_FOUND, "NOT_FOUND"),
             Self::Invalid(_)
             | Self::Refused(_)

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_gateway::config::Config;
+use api_gateway::features::audit::Verification;
 use api_gateway::identity::passwords::Passwords;
 use api_gateway::identity::provision::{NewOrganization, create_organization};
 use api_gateway::startup::Application;
 use clap::{Parser, Subcommand};
+use db::DatabaseConfig;
 use domain::SystemClock;
 use secrecy::SecretString;
 use settings::{InvalidSettings, Settings};
@@ -45,9 +47,18 @@ enum Command {
     Settings,
     /// Tell the newest step built into this program and, with MIGRATION_DATABASE_URL, how far the database is
     Schema,
+    /// The audit log
+    #[command(subcommand)]
+    Audit(Audit),
     /// Organizations
     #[command(subcommand)]
     Organization(Organization),
+}
+
+#[derive(Subcommand)]
+enum Audit {
+    /// Compute every organization's chain anew; one JSON line each, exit 1 when one is broken
+    Verify,
 }
 
 #[derive(Subcommand)]
@@ -81,6 +92,7 @@ fn main() -> ExitCode {
             Err(error) => complain(error, 1),
         },
         Command::Migrate => migrate(),
+        Command::Audit(Audit::Verify) => audit_verify(),
         Command::Organization(Organization::Create { name, slug, admin_email, time_zone }) => {
             with_config(|config| organization_create(config, name, slug, admin_email, time_zone))
         }
@@ -233,6 +245,42 @@ fn schema() -> ExitCode {
         Ok(told) => say(&told.to_string()),
         Err(error) => complain(error, 1),
     }
+}
+
+/// Needs nothing but the database: an operator may run it from anywhere.
+fn audit_verify() -> ExitCode {
+    let mut settings = Settings::from_environment();
+    let database = DatabaseConfig::read(&mut settings, "SYSTEM_DATABASE_URL");
+    if let Err(InvalidSettings(problems)) = settings.finish() {
+        return complain(problems.join("\n"), WRONG_CONFIGURATION);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(format_args!("no runtime: {error}"), 1),
+    };
+    let verdicts = runtime.block_on(async {
+        let db = db::Db::open(&database, &database).map_err(|error| error.to_string())?;
+        let mut tx = db.system().await.map_err(|error| error.to_string())?;
+        let verdicts = db::audit::verify_all(&mut tx).await.map_err(|error| error.to_string())?;
+        tx.commit().await.map_err(|error| error.to_string())?;
+        Ok::<_, String>(verdicts)
+    });
+    let verdicts = match verdicts {
+        Ok(verdicts) => verdicts,
+        Err(error) => return complain(error, 1),
+    };
+    let mut broken = false;
+    for (organization, verdict) in verdicts {
+        broken |= matches!(verdict, db::audit::Verdict::Broken { .. });
+        let mut line = serde_json::json!({ "organization_id": organization });
+        if let (Some(line), Ok(serde_json::Value::Object(found))) =
+            (line.as_object_mut(), serde_json::to_value(Verification::from(verdict)))
+        {
+            line.extend(found);
+        }
+        say(&line.to_string());
+    }
+    if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn organization_create(config: Config, name: String, slug: String, admin_email: String, time_zone: String) -> ExitCode {

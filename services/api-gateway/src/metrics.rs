@@ -25,6 +25,9 @@ pub struct Metrics {
     bruteforce: Counter,
     /// Sign-ins that failed.
     pub login_failures: Counter,
+    api_key_requests: Family<Labels<2>, Counter>,
+    api_key_errors: Family<Labels<2>, Counter>,
+    abuse: Family<Labels<1>, Counter>,
     pool_connections: Family<Labels<2>, Gauge>,
     redis_up: Gauge,
     queue_depth: Family<Labels<1>, Gauge>,
@@ -55,6 +58,9 @@ impl Metrics {
             rate_limit_hits: register!("security_rate_limit_hits", "Requests refused because a budget was used up"),
             bruteforce: register!("security_auth_bruteforce", "Sign-ins refused because a budget was used up"),
             login_failures: register!("login_failures", "Sign-ins with a wrong address or password"),
+            api_key_requests: register!("api_key_requests", "Requests with an API key"),
+            api_key_errors: register!("api_key_errors", "Requests with an API key that were answered with 400 or more"),
+            abuse: register!("security_abuse", "Requests that look like somebody trying doors"),
             pool_connections: register!("db_pool_connections", "Connections to PostgreSQL"),
             redis_up: register!("redis_up", "Whether Redis answered when last asked"),
             queue_depth: register!("queue_depth", "Jobs that wait, delayed ones included"),
@@ -62,8 +68,11 @@ impl Metrics {
             queue_oldest: register!("queue_oldest_age_seconds", "Age of the oldest waiting job"),
             queue_pending: register!("queue_pending", "Jobs taken and not ended"),
             dead_letters: register!("dlq_size", "Jobs that were given up"),
-            outbox_pending: register!("outbox_pending", "Sessions marked for measurement and not measured yet"),
-            outbox_oldest: register!("outbox_oldest_age_seconds", "Age of the oldest such mark"),
+            outbox_pending: register!(
+                "outbox_pending",
+                "Sessions marked for measurement and events written, not done yet"
+            ),
+            outbox_oldest: register!("outbox_oldest_age_seconds", "Age of the oldest of them"),
             config_hash: register!("config_hash", "The hash of the settings that decide behaviour, as a number"),
             registry,
         }
@@ -91,6 +100,20 @@ impl Metrics {
             self.bruteforce.inc();
         }
         self.rate_limit_hits.get_or_create(&[("route", route)]).inc();
+    }
+
+    /// Counts a request with an API key; `path` is the route's.
+    pub fn api_key_request(&self, path: &str, status: u16) {
+        let labels = [("route", path.replace('{', ":").replace('}', "")), ("status_code", status.to_string())];
+        self.api_key_requests.get_or_create(&labels).inc();
+        if status >= 400 {
+            self.api_key_errors.get_or_create(&labels).inc();
+        }
+    }
+
+    /// Counts a request that looks like somebody trying doors.
+    pub fn abuse(&self, kind: &'static str) {
+        self.abuse.get_or_create(&[("kind", kind.to_owned())]).inc();
     }
 
     /// Everything, as OpenMetrics text.
@@ -134,7 +157,7 @@ pub async fn sample(state: Arc<State>, queue: Admin, name: &'static str) {
                 metrics.redis_up.set(0);
             }
         }
-        if let Ok((waiting, since)) = marks(&state).await {
+        if let Ok((waiting, since)) = outbox(&state).await {
             metrics.outbox_pending.set(waiting);
             let age = since.map_or(0, |since| (Utc::now() - since).num_seconds().max(0));
             metrics.outbox_oldest.set(age);
@@ -142,9 +165,11 @@ pub async fn sample(state: Arc<State>, queue: Admin, name: &'static str) {
     }
 }
 
-async fn marks(state: &State) -> db::DbResult<(i64, Option<chrono::DateTime<Utc>>)> {
+/// What is written down and not done yet: sessions to measure, and events to hand on.
+async fn outbox(state: &State) -> db::DbResult<(i64, Option<chrono::DateTime<Utc>>)> {
     let mut tx = state.db.system().await?;
-    let marks = db::attendance::waiting(&mut tx).await?;
+    let (marks, marked) = db::attendance::waiting(&mut tx).await?;
+    let (events, written) = db::relay::waiting(&mut tx).await?;
     tx.commit().await?;
-    Ok(marks)
+    Ok((marks + events, [marked, written].into_iter().flatten().min()))
 }

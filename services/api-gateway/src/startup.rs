@@ -26,6 +26,7 @@ use crate::http::expiring::Expiring;
 use crate::http::limits::{Budget, admit};
 use crate::http::observe::{RequestContext, observe, present_request};
 use crate::http::reply;
+use crate::identity::api_keys::ApiKeys;
 use crate::identity::{Authenticator, passwords};
 use crate::jobs::DistanceJobs;
 use crate::metrics::{Metrics, sample};
@@ -97,6 +98,7 @@ impl Application {
             limits: Limits::start(redis),
             receipts: Receipts::open(&config.receipts, &config.api_base_url).map_err(|error| wrong(&error))?,
             standing: Expiring::new(PEOPLE_REMEMBERED),
+            api_keys: ApiKeys::new(),
             readiness: Readiness::default(),
             metrics,
             draining: AtomicBool::new(false),

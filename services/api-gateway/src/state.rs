@@ -14,6 +14,7 @@ use crate::features::locations::Recorder;
 use crate::http::caller::KnownStanding;
 use crate::http::expiring::Expiring;
 use crate::identity::Authenticator;
+use crate::identity::api_keys::ApiKeys;
 use crate::identity::passwords::Passwords;
 use crate::jobs::DistanceJobs;
 use crate::metrics::Metrics;
@@ -43,6 +44,8 @@ pub struct State {
     pub receipts: Receipts,
     /// Whether what tokens say of somebody still holds, for half a minute.
     pub standing: Expiring<(OrganizationId, UserId), KnownStanding>,
+    /// Finds out whose API key it is.
+    pub api_keys: ApiKeys,
     /// What `/ready` last found.
     pub readiness: Readiness,
     /// Metrics of this process.

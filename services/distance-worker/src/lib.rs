@@ -9,5 +9,6 @@ pub mod dead_letters;
 pub mod http;
 pub mod jobs;
 pub mod metrics;
+pub mod relay;
 pub mod schedule;
 pub mod startup;

@@ -36,6 +36,7 @@ pub struct Metrics {
     busy: Family<Labels<1>, Gauge>,
     capacity: Family<Labels<1>, Gauge>,
     turns: Family<Labels<2>, Counter>,
+    events_relayed: Counter,
 }
 
 impl Metrics {
@@ -61,6 +62,7 @@ impl Metrics {
             busy: registry.add("worker_busy", "Jobs that run now"),
             capacity: registry.add("worker_capacity", "Jobs that may run at once"),
             turns: registry.add("schedule_turns", "Turns of scheduled tasks taken by this worker, by how they ended"),
+            events_relayed: registry.add("events_relayed", "Events handed on to webhooks and streams"),
             registry,
         }
     }
@@ -98,6 +100,11 @@ impl Metrics {
     /// Counts a job that was given up because it took its workers down.
     pub fn job_lost(&self, queue: &'static str) {
         self.lost.get_or_create(&[("queue", queue)]).inc();
+    }
+
+    /// Counts events that were handed on.
+    pub fn events_relayed(&self, events: usize) {
+        self.events_relayed.inc_by(events as u64);
     }
 
     /// Counts a turn of a scheduled task.

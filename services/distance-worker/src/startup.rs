@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use db::Db;
 use domain::Clock;
-use domain::job::{Payload, RecalculateDistance, Snapshot};
+use domain::job::{DeliverWebhook, Payload, RecalculateDistance, Snapshot, UpdateMetrics};
+use queue::live::LivePublisher;
 use queue::{Producer, Redis, Runner, RunnerOptions};
 use telemetry::metrics::Registry;
 use tokio::net::TcpListener;
@@ -21,6 +22,7 @@ use crate::jobs::distance::Distance;
 use crate::jobs::snapshot::{self, Snapshots};
 use crate::jobs::{Context, Kind, Work};
 use crate::metrics::Metrics;
+use crate::relay::Relay;
 use crate::schedule::Schedule;
 
 /// The process could not be started.
@@ -90,10 +92,23 @@ impl Worker {
         crew.hire(Analytics { cx: cx.clone() }, config.analytics_concurrency);
         crew.hire(Snapshots { cx }, snapshot::CONCURRENCY);
 
+        let snapshots = Producer::start(redis.clone(), Snapshot::QUEUE);
+        let relay = Relay {
+            db: db.clone(),
+            bell: config.system_database,
+            live: LivePublisher::new(redis.clone()),
+            deliveries: Producer::start(redis.clone(), DeliverWebhook::QUEUE),
+            snapshots: snapshots.clone(),
+            totals: Producer::start(redis.clone(), UpdateMetrics::QUEUE),
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
+        };
+        let relay = tokio::spawn(relay.run(stop.clone()));
+
         let schedule = Schedule {
             db,
-            producer: Producer::start(redis.clone(), RecalculateDistance::QUEUE),
-            snapshots: Producer::start(redis, Snapshot::QUEUE),
+            producer: Producer::start(redis, RecalculateDistance::QUEUE),
+            snapshots,
             dead_letters: crew.dead_letters,
             keep_months: config.keep_months,
             clock,
@@ -102,6 +117,7 @@ impl Worker {
         let schedule = tokio::spawn(schedule.run(stop));
         crew.runners.join_all().await;
         let _ = schedule.await;
+        let _ = relay.await;
         let _ = drain.await;
         server.abort();
     }

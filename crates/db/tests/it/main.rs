@@ -8,6 +8,7 @@ mod fences;
 mod journeys;
 mod locations;
 mod migrations;
+mod relay;
 mod support;
 mod tenancy;
 mod tls;

@@ -1,7 +1,9 @@
 //! A folder per feature, a file per use case.
 
 pub mod analytics;
+pub mod api_keys;
 pub mod attendance;
+pub mod audit;
 pub mod auth;
 pub mod dashboard;
 pub mod docs;
@@ -31,6 +33,8 @@ pub fn routes(routes: &mut Routes<'_>) {
     receipts::routes(routes);
     analytics::routes(routes);
     dashboard::routes(routes);
+    api_keys::routes(routes);
+    audit::routes(routes);
 }
 
 /// Every route there is.

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use actix_web::HttpRequest;
 use actix_web::http::header::AUTHORIZATION;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use db::users::Standing;
+use domain::api_key::{KnownKey, Scope};
 use domain::auth::{Actor, Identity, Role};
 use domain::{EmployeeId, Tenant, UserId};
 
 use crate::error::{ApiError, ApiResult};
-use crate::identity::VerifyError;
+use crate::http::observe::RequestContext;
+use crate::identity::{VerifiedToken, VerifyError};
 use crate::state::State;
 
 /// How long it is believed that what a token says still holds (D4).
@@ -32,37 +34,113 @@ pub enum Access {
     WorkingEmployees,
 }
 
+/// What an API key must be allowed to use a route. Tokens need no scope: their role decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyAccess {
+    /// Any key.
+    Any,
+    /// Keys with this scope, or with all of them.
+    Scope(Scope),
+    /// None: what is done here is done by people. The scope `admin:all` is asked for all the same, and first.
+    People,
+}
+
+impl KeyAccess {
+    /// The scope that is asked for.
+    const fn needed(self) -> Option<Scope> {
+        match self {
+            Self::Any => None,
+            Self::Scope(scope) => Some(scope),
+            Self::People => Some(Scope::AdminAll),
+        }
+    }
+}
+
 /// A verified caller.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    identity: Arc<Identity>,
+    credential: Credential,
     /// The employee they are, as long as they may work.
     employee: Option<EmployeeId>,
+}
+
+#[derive(Debug, Clone)]
+enum Credential {
+    Token(Arc<VerifiedToken>),
+    Key(KnownKey),
 }
 
 impl Caller {
     /// The right to their organization's rows.
     #[must_use]
     pub fn tenant(&self) -> Tenant {
-        Tenant::of(&self.identity)
+        match &self.credential {
+            Credential::Token(token) => Tenant::of(&token.identity),
+            Credential::Key(key) => Tenant::of_key(key),
+        }
     }
 
     /// Who does what this request does, for the audit log.
     #[must_use]
     pub fn actor(&self) -> Actor {
-        Actor::User(self.identity.user)
+        match &self.credential {
+            Credential::Token(token) => Actor::User(token.identity.user),
+            Credential::Key(key) => Actor::ApiKey(key.id),
+        }
     }
 
-    /// The signed-in user.
+    /// The signed-in user; `None` when a program calls with an API key.
     #[must_use]
-    pub fn user(&self) -> UserId {
-        self.identity.user
+    pub fn user(&self) -> Option<UserId> {
+        match &self.credential {
+            Credential::Token(token) => Some(token.identity.user),
+            Credential::Key(_) => None,
+        }
     }
 
-    /// Who they are, as the credential says.
+    /// Their role; a key is an administrator's.
     #[must_use]
-    pub fn identity(&self) -> &Identity {
-        &self.identity
+    pub fn role(&self) -> Role {
+        match &self.credential {
+            Credential::Token(token) => token.identity.role,
+            Credential::Key(_) => Role::Admin,
+        }
+    }
+
+    /// Their e-mail address, when the credential names one.
+    #[must_use]
+    pub fn email(&self) -> Option<&str> {
+        match &self.credential {
+            Credential::Token(token) => token.identity.email.as_deref(),
+            Credential::Key(_) => None,
+        }
+    }
+
+    /// What the contract calls the subject: a user's id, or `api_key:` and the key's.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        match &self.credential {
+            Credential::Token(token) => token.identity.user.to_string(),
+            Credential::Key(key) => format!("api_key:{}", key.id),
+        }
+    }
+
+    /// The key they call with, if it is one.
+    #[must_use]
+    pub const fn api_key(&self) -> Option<KnownKey> {
+        match &self.credential {
+            Credential::Token(_) => None,
+            Credential::Key(key) => Some(*key),
+        }
+    }
+
+    /// When their token ends; a key does not end by itself.
+    #[must_use]
+    pub fn until(&self) -> Option<DateTime<Utc>> {
+        match &self.credential {
+            Credential::Token(token) => Some(token.expires_at),
+            Credential::Key(_) => None,
+        }
     }
 
     /// The employee they are, if they are one who may work.
@@ -77,48 +155,75 @@ impl Caller {
     }
 }
 
-/// Examines the credential: is there one, is it good, is its role the right one, may its employee work.
-pub async fn authenticate(state: &State, request: &HttpRequest, access: Access) -> ApiResult<Option<Caller>> {
+/// Examines the credential: is there one, is it good, may a key do this, is its role the right one, may its employee
+/// work.
+pub async fn authenticate(
+    state: &State,
+    request: &HttpRequest,
+    access: Access,
+    keys: KeyAccess,
+    token_in_query: bool,
+) -> ApiResult<Option<Caller>> {
     if access == Access::Public {
         return Ok(None);
     }
-    let token = bearer(request)?;
-    let verified = state.identity.verify(token).await.map_err(|error| match error {
-        VerifyError::Invalid => ApiError::BadToken,
-        VerifyError::Claims(error) => ApiError::BadClaims(error),
-        VerifyError::Unavailable => ApiError::Unavailable("the identity provider is unavailable".to_owned()),
-    })?;
-    let identity = Arc::new(verified.identity);
+    let credential = match shown(request, token_in_query)? {
+        Shown::Token(token) => {
+            let verified = state.identity.verify(&token).await.map_err(|error| match error {
+                VerifyError::Invalid => ApiError::BadToken,
+                VerifyError::Claims(error) => ApiError::BadClaims(error),
+                VerifyError::Unavailable => ApiError::Unavailable("the identity provider is unavailable".to_owned()),
+            })?;
+            Credential::Token(Arc::new(verified))
+        }
+        Shown::Key(key) => Credential::Key(use_key(state, request, &key, keys).await?),
+    };
+    let mut caller = Caller { credential, employee: None };
     let wanted = match access {
         Access::Admins => Some(Role::Admin),
         Access::Employees => Some(Role::Employee),
         Access::Public | Access::Everyone | Access::WorkingEmployees => None,
     };
-    if let Some(role) = wanted.filter(|role| *role != identity.role) {
+    if let Some(role) = wanted.filter(|role| *role != caller.role()) {
         return Err(ApiError::WrongRole(role));
     }
-    let may_work = standing(state, &identity).await?;
-    let employee = identity.employee.filter(|_| identity.role == Role::Employee && may_work);
-    let caller = Caller { identity, employee };
+    if let Credential::Token(token) = &caller.credential {
+        let identity = &token.identity;
+        let may_work = standing(state, identity).await?;
+        caller.employee = identity.employee.filter(|_| identity.role == Role::Employee && may_work);
+    }
     if matches!(access, Access::Employees | Access::WorkingEmployees) {
         caller.working_employee()?;
     }
     Ok(Some(caller))
 }
 
-/// The token of `Authorization: Bearer …`. Without that header an API key would be looked at; none exists yet, so a
-/// well-formed one is unknown.
-fn bearer(request: &HttpRequest) -> ApiResult<&str> {
+/// What a caller shows.
+#[derive(Debug, PartialEq, Eq)]
+enum Shown {
+    Token(String),
+    Key(String),
+}
+
+/// The token of `Authorization: Bearer …`, else an API key, else (where that is allowed) the token in the query.
+fn shown(request: &HttpRequest, token_in_query: bool) -> ApiResult<Shown> {
     let header = request.headers().get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
-    if header.is_none_or(str::is_empty)
-        && let Some(key) = request.headers().get("x-api-key")
-    {
-        let key = key.to_str().unwrap_or_default().trim();
-        return Err(if is_api_key(key) { ApiError::UnknownApiKey } else { ApiError::MalformedApiKey });
+    if header.is_none_or(str::is_empty) {
+        if let Some(key) = request.headers().get("x-api-key") {
+            let key = key.to_str().unwrap_or_default().trim();
+            return if is_api_key(key) { Ok(Shown::Key(key.to_owned())) } else { Err(ApiError::MalformedApiKey) };
+        }
+        if token_in_query {
+            let mut parameters = form_urlencoded::parse(request.query_string().as_bytes());
+            if let Some((_, token)) = parameters.find(|(name, token)| name == "token" && !token.is_empty()) {
+                return Ok(Shown::Token(token.into_owned()));
+            }
+        }
     }
     header
         .and_then(|value| value.strip_prefix("Bearer "))
         .filter(|token| !token.is_empty())
+        .map(|token| Shown::Token(token.to_owned()))
         .ok_or(ApiError::NoCredential)
 }
 
@@ -128,6 +233,23 @@ fn is_api_key(key: &str) -> bool {
         && key.is_ascii()
         && key[..8].eq_ignore_ascii_case("ft_live_")
         && key[8..].bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Finds out whose key it is, and whether it may do this.
+async fn use_key(state: &State, request: &HttpRequest, key: &str, access: KeyAccess) -> ApiResult<KnownKey> {
+    let now = state.clock.now();
+    let known = state.api_keys.identify(&state.db, key, now).await?.ok_or(ApiError::UnknownApiKey)?;
+    let needed = access.needed();
+    let mut tx = state.db.tenant(Tenant::of_key(&known)).await?;
+    let scopes = db::api_keys::present(&mut tx, known.id, needed, now).await?;
+    tx.commit().await?;
+    // Somebody took it back since its hash was compared.
+    let scopes = scopes.ok_or(ApiError::UnknownApiKey)?;
+    RequestContext::of(request).called_with_key(known);
+    if let Some(scope) = needed.filter(|_| !scopes.allow(needed)) {
+        return Err(ApiError::MissingScope(scope));
+    }
+    if access == KeyAccess::People { Err(ApiError::PeopleOnly) } else { Ok(known) }
 }
 
 /// What was found of somebody a while ago, and for which employee it was asked.
@@ -181,33 +303,40 @@ mod tests {
     use super::*;
     use actix_web::test::TestRequest;
 
-    fn bearer_of(headers: &[(&'static str, &'static str)]) -> Result<String, String> {
-        let mut request = TestRequest::default();
+    fn shown_by(headers: &[(&'static str, &'static str)], query: &str, token_in_query: bool) -> Result<Shown, String> {
+        let mut request = TestRequest::with_uri(&format!("/admin/events?{query}"));
         for header in headers {
             request = request.append_header(*header);
         }
-        bearer(&request.to_http_request()).map(str::to_owned).map_err(|error| error.to_string())
+        shown(&request.to_http_request(), token_in_query).map_err(|error| error.to_string())
+    }
+
+    fn token(text: &str) -> Result<Shown, String> {
+        Ok(Shown::Token(text.to_owned()))
     }
 
     #[test]
     fn only_the_exact_spelling_counts() {
-        assert_eq!(bearer_of(&[("authorization", "Bearer abc")]).as_deref(), Ok("abc"));
+        assert_eq!(shown_by(&[("authorization", "Bearer abc")], "", false), token("abc"));
         for wrong in ["bearer abc", "Bearer", "Bearer ", "Basic abc", "abc"] {
-            assert_eq!(
-                bearer_of(&[("authorization", wrong)]).unwrap_err(),
-                "Missing or malformed Authorization header"
-            );
+            let refused = Err("Missing or malformed Authorization header".to_owned());
+            assert_eq!(shown_by(&[("authorization", wrong)], "token=t", true), refused);
         }
     }
 
     #[test]
     fn an_api_key_is_looked_at_only_without_authorization() {
         const KEY: &str = " ft_live_0123456789abcdef0123456789ABCDEF0123456789abcdef ";
-        assert_eq!(bearer_of(&[("x-api-key", KEY)]).unwrap_err(), "Invalid API key");
-        assert_eq!(
-            bearer_of(&[("x-api-key", "nonsense"), ("authorization", "")]).unwrap_err(),
-            "Invalid API key format"
-        );
-        assert_eq!(bearer_of(&[("x-api-key", KEY), ("authorization", "Bearer t")]).as_deref(), Ok("t"));
+        assert_eq!(shown_by(&[("x-api-key", KEY)], "", false), Ok(Shown::Key(KEY.trim().to_owned())));
+        let malformed = shown_by(&[("x-api-key", "nonsense"), ("authorization", "")], "", false);
+        assert_eq!(malformed, Err("Invalid API key format".to_owned()));
+        assert_eq!(shown_by(&[("x-api-key", KEY), ("authorization", "Bearer t")], "", false), token("t"));
+    }
+
+    #[test]
+    fn a_token_in_the_query_counts_only_where_it_may() {
+        assert_eq!(shown_by(&[], "a=1&token=t%2E", true), token("t."));
+        assert_eq!(shown_by(&[("authorization", "Bearer h")], "token=t", true), token("h"));
+        assert!(shown_by(&[], "token=t", false).is_err() && shown_by(&[], "token=", true).is_err());
     }
 }

@@ -12,9 +12,12 @@ use std::time::Duration;
 use actix_web::http::Method;
 use actix_web::web::{self, BytesMut, ServiceConfig};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
+use domain::Tenant;
+use domain::api_key::{KnownKey, Scope};
 use futures_util::{FutureExt, StreamExt};
 
-use super::caller::{Access, Caller, authenticate};
+use super::abuse;
+use super::caller::{Access, Caller, KeyAccess, authenticate};
 use super::client_address::client_address;
 use super::input::{Input, Parts, is_plain_text, media_type};
 use super::limits::{Budget, Remaining, admit, charge_refusal};
@@ -32,6 +35,10 @@ pub trait Endpoint: 'static {
     const PATH: &'static str;
     /// Who may use it.
     const ACCESS: Access;
+    /// What an API key needs to use it.
+    const KEYS: KeyAccess = KeyAccess::Scope(Scope::AdminAll);
+    /// Whether the token may stand in the query, for clients that cannot set headers.
+    const TOKEN_IN_QUERY: bool = false;
     /// What it is charged to.
     const BUDGET: Budget = Budget::Default;
     /// How long it may take; `None` for the time of the settings.
@@ -78,6 +85,8 @@ pub struct Route {
     pub path: &'static str,
     /// Who may use it.
     pub access: Access,
+    /// What an API key needs to use it.
+    pub keys: KeyAccess,
     /// Describes it.
     pub operation: fn() -> Operation,
     /// Reads what it takes, without doing it.
@@ -108,6 +117,7 @@ impl<'a> Routes<'a> {
             method: E::METHOD,
             path: E::PATH,
             access: E::ACCESS,
+            keys: E::KEYS,
             operation: openapi::operation::<E>,
             read: |parts| E::Input::read(parts).map(|_| ()),
         });
@@ -141,9 +151,13 @@ async fn serve<E: Endpoint>(request: HttpRequest, payload: web::Payload, state: 
         Ok(response) => response,
         Err(error) => {
             context.failed(&error);
+            abuse::note(&state, E::PATH, &error);
             reply::refusal(&error, &context.request_id)
         }
     };
+    if let Some(key) = context.api_key() {
+        count_use(&state, key, E::PATH, response.status().as_u16());
+    }
     if let Some(remaining) = remaining {
         let headers = response.headers_mut();
         for (name, value) in [
@@ -157,6 +171,25 @@ async fn serve<E: Endpoint>(request: HttpRequest, payload: web::Payload, state: 
     response
 }
 
+/// Counts what a key's request came to; the caller does not wait for it.
+fn count_use(state: &web::Data<State>, key: KnownKey, path: &str, status: u16) {
+    state.metrics.api_key_request(path, status);
+    if status < 400 {
+        return;
+    }
+    let db = state.db.clone();
+    tokio::spawn(async move {
+        let counted = async {
+            let mut tx = db.tenant(Tenant::of_key(&key)).await?;
+            db::api_keys::count_error(&mut tx, key.id).await?;
+            tx.commit().await
+        };
+        if let Err(error) = counted.await {
+            tracing::debug!(error.message = %error, "an error of an API key was not counted");
+        }
+    });
+}
+
 async fn examine<E: Endpoint>(
     request: &HttpRequest,
     payload: web::Payload,
@@ -165,7 +198,7 @@ async fn examine<E: Endpoint>(
     remaining: &mut Option<Remaining>,
 ) -> ApiResult<HttpResponse> {
     let checked = async {
-        let caller = authenticate(state, request, E::ACCESS).await?;
+        let caller = authenticate(state, request, E::ACCESS, E::KEYS, E::TOKEN_IN_QUERY).await?;
         RequestContext::of(request).called_by(caller.as_ref());
         let (body, unread) = if E::Input::READS_BODY {
             (read_body(request, payload, state.config.body_limit).await?, None)

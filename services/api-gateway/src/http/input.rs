@@ -17,7 +17,8 @@ use domain::id::parse_uuid;
 use domain::money::Money;
 use domain::page::PageRequest;
 use garde::{Path, Report, Validate};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -93,6 +94,11 @@ pub trait Kind: Sized {
     /// What it is in the API description, as JSON Schema.
     fn schema() -> Value {
         json!({ "type": Self::EXPECTED })
+    }
+
+    /// What is wrong with whatever else stands there.
+    fn mistyped(received: &str) -> String {
+        format!("Invalid input: expected {}, received {received}", Self::EXPECTED)
     }
 
     /// From a number.
@@ -278,6 +284,39 @@ impl Kind for TimeText {
     }
 }
 
+/// The words a [`Word`] can be.
+pub trait Words: 'static {
+    /// All of them.
+    const WORDS: &'static [&'static str];
+}
+
+/// One of some words; anything else is no such word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word<W>(pub String, PhantomData<W>);
+
+impl<W: Words> Kind for Word<W> {
+    const EXPECTED: &'static str = "string";
+
+    fn schema() -> Value {
+        json!({ "type": "string", "enum": W::WORDS })
+    }
+
+    fn mistyped(_: &str) -> String {
+        let list = W::WORDS.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join("|");
+        format!("Invalid option: expected one of {list}")
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        W::WORDS.contains(&text).then(|| Self(text.to_owned(), PhantomData))
+    }
+}
+
+impl<W> Validate for Word<W> {
+    type Context = Moment;
+
+    fn validate_into(&self, _: &Moment, _: &mut dyn FnMut() -> Path, _: &mut Report) {}
+}
+
 /// A list of whatever stands there.
 impl<T: Kind> Kind for Vec<Field<T>> {
     const EXPECTED: &'static str = "array";
@@ -452,6 +491,30 @@ impl<T: Validate<Context = Moment> + Kind> Validate for Field<T> {
         match self {
             Self::Value(value) => value.validate_into(moment, parent, report),
             other => report.append(parent(), super::rules::mistyped::<T>(other.received())),
+        }
+    }
+}
+
+/// A field whose value is judged from within, if it is there at all.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(transparent, bound = "T: Kind")]
+pub struct IfThere<T>(pub Field<T>);
+
+impl<T> Default for IfThere<T> {
+    fn default() -> Self {
+        Self(Field::Missing)
+    }
+}
+
+impl<T: Validate<Context = Moment> + Kind> Validate for IfThere<T> {
+    type Context = Moment;
+
+    fn validate_into(&self, moment: &Moment, parent: &mut dyn FnMut() -> Path, report: &mut Report) {
+        if let Err(described) = moment.rule(T::schema) {
+            return report.append(parent(), described);
+        }
+        if !matches!(self.0, Field::Missing) {
+            self.0.validate_into(moment, parent, report);
         }
     }
 }

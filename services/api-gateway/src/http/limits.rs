@@ -36,6 +36,8 @@ pub const DEFAULT_LIMIT: u32 = 1200;
 pub const DEFAULT_WINDOW_S: u32 = 60;
 const ORGANIZATION_LIMIT: u32 = 5000;
 const ORGANIZATION_WINDOW_S: u32 = 60;
+const KEY_LIMIT: u32 = 600;
+const KEY_WINDOW_S: u32 = 60;
 const LOGIN_LIMIT: u32 = 10;
 const LOGIN_WINDOW_S: u32 = 60;
 
@@ -56,7 +58,7 @@ impl From<Verdict> for Remaining {
     }
 }
 
-/// Charges an acceptable request: to its organization, then to its caller (or, without one, its address).
+/// Charges an acceptable request: to its API key, to its organization, then to its caller (or, without one, its address).
 pub async fn admit(
     state: &State,
     caller: Option<&Caller>,
@@ -64,14 +66,22 @@ pub async fn admit(
     budget: Budget,
 ) -> ApiResult<Option<Remaining>> {
     let scale = state.config.rate_limit_multiplier;
-    let who = caller.map_or_else(|| address_key(address), |caller| format!("sub:{}", caller.user()));
+    let who = caller.map_or_else(|| address_key(address), |caller| format!("sub:{}", caller.subject()));
     let own = match budget {
         Budget::Exempt => return Ok(None),
         Budget::Default => fixed(format!("default:{who}"), DEFAULT_LIMIT, DEFAULT_WINDOW_S, scale),
         Budget::Own { route, limit, window_s } => fixed(format!("{route}:{who}"), limit, window_s, scale),
     };
-    let mut charges = Vec::with_capacity(2);
+    let mut charges = Vec::with_capacity(3);
     if let Some(caller) = caller {
+        if let Some(key) = caller.api_key() {
+            charges.push(Charge {
+                key: format!("key:{}", key.id),
+                budget: KEY_LIMIT.saturating_mul(scale),
+                window_s: KEY_WINDOW_S,
+                kind: Kind::Sliding,
+            });
+        }
         charges.push(Charge {
             key: format!("org:{}", caller.tenant().organization()),
             budget: ORGANIZATION_LIMIT.saturating_mul(scale),
@@ -80,14 +90,16 @@ pub async fn admit(
         });
     }
     charges.push(own);
-    let for_organization = charges.len() - 1;
+    let own = charges.len() - 1;
     let Ok(verdicts) = state.limits.check(charges, PATIENCE).await else { return Ok(None) };
     for (place, verdict) in verdicts.iter().enumerate() {
         if !verdict.allowed {
-            return Err(if place < for_organization {
+            return Err(if place == own {
+                too_many(verdict)
+            } else if place + 1 == own {
                 ApiError::TooMany { message: "Organization rate limit exceeded", retry_after_s: 60 }
             } else {
-                too_many(verdict)
+                ApiError::TooMany { message: "API key rate limit exceeded", retry_after_s: 60 }
             });
         }
     }

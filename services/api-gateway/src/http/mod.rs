@@ -3,6 +3,7 @@
 //! A request passes [`observe`] (id, log line, metrics, headers, CORS), then [`endpoint`] examines it in the
 //! contract's order: credential, role, employee, body, values, budget. Only then does a use case see it.
 
+pub mod abuse;
 pub mod caller;
 pub mod client_address;
 pub mod cors;

@@ -1,6 +1,6 @@
 //! What happens around every request, whatever it is: an id, a trace, a log line, metrics, headers.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -9,6 +9,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, web};
+use domain::api_key::KnownKey;
 use tracing::{Instrument, Span, field};
 use uuid::Uuid;
 
@@ -49,6 +50,7 @@ pub struct RequestContext {
     pub request_id: Rc<str>,
     span: Span,
     failure: Rc<RefCell<Option<Failure>>>,
+    key: Rc<Cell<Option<KnownKey>>>,
 }
 
 struct Failure {
@@ -64,15 +66,26 @@ impl RequestContext {
     }
 
     fn new(request_id: Rc<str>, span: Span) -> Self {
-        Self { request_id, span, failure: Rc::default() }
+        Self { request_id, span, failure: Rc::default(), key: Rc::default() }
     }
 
     /// Notes who calls, for the log.
     pub fn called_by(&self, caller: Option<&Caller>) {
         if let Some(caller) = caller {
             self.span.record("organization_id", field::display(caller.tenant().organization()));
-            self.span.record("actor", field::display(caller.user()));
+            self.span.record("actor", field::display(caller.subject()));
         }
+    }
+
+    /// Notes the key somebody calls with; also when it may not do what is asked.
+    pub fn called_with_key(&self, key: KnownKey) {
+        self.key.set(Some(key));
+    }
+
+    /// The key somebody calls with.
+    #[must_use]
+    pub fn api_key(&self) -> Option<KnownKey> {
+        self.key.get()
     }
 
     /// Notes why it failed, for the one log line at its end.

@@ -7,13 +7,12 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use actix_web::http::Method;
 use domain::page::Pagination;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
 
-use super::caller::Access;
+use super::caller::{Access, KeyAccess};
 use super::endpoint::{Endpoint, Route};
 use super::input::{self, Input, Taken};
 use super::limits::{Budget, DEFAULT_LIMIT, DEFAULT_WINDOW_S};
@@ -284,7 +283,7 @@ pub fn operation<E: Endpoint>() -> Operation {
     if E::ACCESS != Access::Public {
         refuses(401, "Unauthorized");
     }
-    if refuses_some(E::ACCESS, &E::METHOD, E::PATH) {
+    if refuses_some(E::ACCESS, E::KEYS) {
         refuses(403, "Forbidden");
     }
     if E::Input::READS_BODY {
@@ -307,7 +306,7 @@ pub fn operation<E: Endpoint>() -> Operation {
         "tags": [about.tag],
         "operationId": about.id,
         "summary": about.summary,
-        "security": about.credentials.unwrap_or_else(|| security(E::ACCESS)),
+        "security": about.credentials.unwrap_or_else(|| security(E::ACCESS, E::KEYS)),
         "responses": answers.into_iter().map(|(status, answer)| (status.to_string(), answer)).collect::<Map<_, _>>(),
         "x-rate-limit": match E::BUDGET {
             Budget::Exempt => Value::Null,
@@ -332,20 +331,21 @@ pub fn operation<E: Endpoint>() -> Operation {
 }
 
 /// The credentials that open a route, one of them.
-fn security(access: Access) -> Value {
+fn security(access: Access, keys: KeyAccess) -> Value {
     match access {
         Access::Public => json!([]),
         Access::Employees | Access::WorkingEmployees => json!([{ "bearerAuth": [] }]),
+        Access::Everyone | Access::Admins if keys == KeyAccess::People => json!([{ "bearerAuth": [] }]),
         Access::Everyone | Access::Admins => json!([{ "bearerAuth": [] }, { "apiKeyAuth": [] }]),
     }
 }
 
 /// Whether some who have a credential are refused: by role, or because an API key lacks a scope.
-fn refuses_some(access: Access, method: &Method, path: &str) -> bool {
+fn refuses_some(access: Access, keys: KeyAccess) -> bool {
     match access {
         Access::Public => false,
         Access::Employees | Access::WorkingEmployees | Access::Admins => true,
-        Access::Everyone => *method != Method::GET || !matches!(path, "/auth/me" | "/leaderboard" | "/profile/me"),
+        Access::Everyone => keys != KeyAccess::Any,
     }
 }
 

@@ -33,7 +33,7 @@ fn limit(number: f64) -> Value {
 /// `Invalid input: expected T, received R`.
 #[must_use]
 pub fn mistyped<T: Kind>(received: &str) -> garde::Error {
-    garde::Error::new(format!("Invalid input: expected {}, received {received}", T::EXPECTED))
+    garde::Error::new(T::mistyped(received))
 }
 
 /// The value must be there, of its type.

@@ -8,6 +8,7 @@
 //! A token that is wrong and a provider that is away are told apart everywhere: the first signs a person out, the
 //! second must not.
 
+pub mod api_keys;
 mod jws;
 mod key_cache;
 mod keys;

@@ -1,8 +1,9 @@
 //! Every route refuses strangers: found in the table of routes, so that a new one cannot be forgotten.
 
 use api_gateway::features;
-use api_gateway::http::caller::Access;
+use api_gateway::http::caller::{Access, KeyAccess};
 use api_gateway::http::endpoint::Route;
+use domain::api_key::Scope;
 use reqwest::Method;
 use serde_json::json;
 
@@ -166,6 +167,9 @@ async fn everything(app: &TestApp, organization: &str) -> Vec<String> {
         "employee_last_state",
         "employee_metrics_snapshot",
         "org_dashboard_snapshot",
+        "api_keys",
+        "webhooks",
+        "webhook_deliveries",
     ] {
         let query = format!("SELECT t::text FROM {table} AS t WHERE organization_id = '{organization}' ORDER BY 1");
         rows.extend(client.query(&query, &[]).await.unwrap().into_iter().map(|row| row.get::<_, String>(0)));
@@ -178,16 +182,7 @@ fn every_route_has_the_access_that_the_contract_names() {
     let contract = include_str!("../../../../docs/api/openapi.yaml");
     let mut checked = 0;
     for route in features::table() {
-        // Ours alone: the identity protocol, what the page of the description is made of, the management of users, and
-        // the organization's settings.
-        if route.path.starts_with("/auth/v1/")
-            || matches!(route.path, "/docs/" | "/docs/static/{file}" | "/admin/organization")
-            || route.path.starts_with("/admin/users")
-        {
-            continue;
-        }
-        // Ours alone: the contract says how a receipt gets in and not how it gets out.
-        if route.path.starts_with("/receipts/") || route.path == "/expenses/{id}/receipt" {
+        if is_ours(&route) {
             continue;
         }
         let x_auth = x_auth(contract, route.path, &route.method.as_str().to_lowercase());
@@ -203,6 +198,42 @@ fn every_route_has_the_access_that_the_contract_names() {
         checked += 1;
     }
     assert!(checked >= 14);
+}
+
+#[test]
+fn every_route_asks_keys_for_the_scope_that_the_contract_names() {
+    let contract = include_str!("../../../../docs/api/openapi.yaml");
+    let mut checked = 0;
+    for route in features::table() {
+        if route.access == Access::Public || is_ours(&route) {
+            continue;
+        }
+        let x_auth = x_auth(contract, route.path, &route.method.as_str().to_lowercase());
+        let expected = if x_auth.contains("JWT_REQUIRED") {
+            KeyAccess::People
+        } else {
+            match x_auth.split_once("api_key_scope: ") {
+                Some((_, rest)) if rest.starts_with("any") => KeyAccess::Any,
+                Some((_, rest)) => {
+                    let word = rest.trim_start_matches('\'').split(['\'', ',', '}', ' ']).next().unwrap_or_default();
+                    KeyAccess::Scope(Scope::parse(word).unwrap_or_else(|| panic!("{x_auth}")))
+                }
+                // Nobody with a key is an employee; the scope is asked for all the same.
+                None => KeyAccess::Scope(Scope::AdminAll),
+            }
+        };
+        assert_eq!(route.keys, expected, "{} {}: {x_auth}", route.method, route.path);
+        checked += 1;
+    }
+    assert!(checked >= 14);
+}
+
+/// Ours alone: the identity protocol, what the page of the description is made of, the management of users, how receipts
+/// get out, and the proof of the audit log.
+fn is_ours(route: &Route) -> bool {
+    ["/auth/v1/", "/admin/users", "/receipts/"].iter().any(|start| route.path.starts_with(start))
+        || route.path == "/expenses/{id}/receipt"
+        || matches!(route.path, "/docs/" | "/docs/static/{file}" | "/admin/organization" | "/admin/audit-log/verify")
 }
 
 /// An operation's `x-auth` in the contract, which writes it in one line.

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+mod api_keys;
 mod attendance;
+mod audit;
 mod bad_input;
 mod contract;
 mod described_limits;

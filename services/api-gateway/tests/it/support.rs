@@ -164,6 +164,12 @@ impl TestApp {
         self.send(self.request(Method::GET, path)).await
     }
 
+    /// Calls with an API key; a body of `null` is none.
+    pub async fn with_key(&self, key: &str, method: Method, path: &str, body: &Value) -> Answer {
+        let request = self.request(method, path).header("x-api-key", key);
+        self.send(if body.is_null() { request } else { request.json(body) }).await
+    }
+
     /// Makes an organization as `organization create` does, and signs its administrator in.
     pub async fn organization(&self) -> Organization<'_> {
         let slug = format!("org-{}", Uuid::now_v7().simple());
@@ -271,6 +277,16 @@ impl Person<'_> {
         let claims = URL_SAFE_NO_PAD.decode(self.token.split('.').nth(1).unwrap()).unwrap();
         let claims: Value = serde_json::from_slice(&claims).unwrap();
         claims["employee_id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.app.send(self.request(Method::DELETE, path)).await
+    }
+
+    /// Makes an API key; answers it and its id.
+    pub async fn api_key(&self, scopes: &[&str]) -> (String, String) {
+        let made = self.post("/admin/api-keys", &json!({ "name": "erp sync", "scopes": scopes })).await.data(201);
+        (made["key"].as_str().unwrap().to_owned(), made["record"]["id"].as_str().unwrap().to_owned())
     }
 
     /// Posts these very bytes as JSON.

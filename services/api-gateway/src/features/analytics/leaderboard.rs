@@ -8,7 +8,7 @@ use garde::Validate;
 use super::period::{AskedPeriod, FROM, TO};
 use super::wire::{LeaderboardEntry, ranking};
 use crate::error::ApiResult;
-use crate::http::caller::Access;
+use crate::http::caller::{Access, KeyAccess};
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Field, Input, Moment, Parts, TimeText};
 use crate::http::openapi::About;
@@ -41,6 +41,7 @@ impl Endpoint for Leaderboard {
     const METHOD: Method = Method::GET;
     const PATH: &'static str = "/leaderboard";
     const ACCESS: Access = Access::Everyone;
+    const KEYS: KeyAccess = KeyAccess::Any;
     type Input = Wanted;
 
     fn about() -> About {

@@ -2,6 +2,7 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
+use domain::api_key::Scope;
 use db::attendance::ActivityFilter;
 use domain::EmployeeId;
 use domain::page::{PageRequest, Pagination};
@@ -9,7 +10,7 @@ use garde::Validate;
 
 use super::wire::ListItem;
 use crate::error::ApiResult;
-use crate::http::caller::Access;
+use crate::http::caller::{Access, KeyAccess};
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Field, Input, Moment, Parts, UuidText, page_request};
 use crate::http::openapi::About;
@@ -23,6 +24,7 @@ impl Endpoint for AdminSessions {
     const METHOD: Method = Method::GET;
     const PATH: &'static str = "/admin/sessions";
     const ACCESS: Access = Access::Admins;
+    const KEYS: KeyAccess = KeyAccess::Scope(Scope::ReadSessions);
     type Input = Wanted;
 
     fn about() -> About {

@@ -3,12 +3,13 @@
 use actix_web::HttpResponse;
 use actix_web::http::Method;
 use db::attendance::ActivityFilter;
+use domain::api_key::Scope;
 use domain::page::{PageRequest, Pagination};
 use garde::Validate;
 
 use super::wire::ListItem;
 use crate::error::ApiResult;
-use crate::http::caller::Access;
+use crate::http::caller::{Access, KeyAccess};
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Field, Input, Moment, Parts, page_request};
 use crate::http::openapi::About;
@@ -21,6 +22,7 @@ impl Endpoint for MySessions {
     const METHOD: Method = Method::GET;
     const PATH: &'static str = "/attendance/my-sessions";
     const ACCESS: Access = Access::Everyone;
+    const KEYS: KeyAccess = KeyAccess::Scope(Scope::ReadSessions);
     type Input = Wanted;
 
     fn about() -> About {

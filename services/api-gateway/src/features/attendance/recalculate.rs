@@ -43,7 +43,7 @@ impl Endpoint for Recalculate {
         let config = &call.state.config;
         let mut tx = call.state.db.tenant(caller.tenant()).await?;
         let session = db::attendance::find(&mut tx, id).await?.ok_or(NOT_FOUND)?;
-        if caller.identity().role == Role::Employee && session.employee != caller.working_employee()? {
+        if caller.role() == Role::Employee && session.employee != caller.working_employee()? {
             return Err(NOT_FOUND);
         }
         let lasted = session.checkout_at.unwrap_or(now) - session.checkin_at;

@@ -2,13 +2,14 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
+use domain::api_key::Scope;
 use domain::clock::Stored;
 use domain::{FixId, SessionId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::error::ApiResult;
-use crate::http::caller::Access;
+use crate::http::caller::{Access, KeyAccess};
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Input, Parts};
 use crate::http::openapi::About;
@@ -21,6 +22,7 @@ impl Endpoint for SessionPoints {
     const METHOD: Method = Method::GET;
     const PATH: &'static str = "/admin/sessions/{id}/locations";
     const ACCESS: Access = Access::Admins;
+    const KEYS: KeyAccess = KeyAccess::Scope(Scope::ReadSessions);
     type Input = WhichSession;
 
     fn about() -> About {

@@ -2,13 +2,13 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
+use domain::OrganizationId;
 use domain::auth::Role;
-use domain::{OrganizationId, UserId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::error::ApiResult;
-use crate::http::caller::Access;
+use crate::http::caller::{Access, KeyAccess};
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::openapi::About;
 use crate::http::reply;
@@ -20,6 +20,7 @@ impl Endpoint for Me {
     const METHOD: Method = Method::GET;
     const PATH: &'static str = "/auth/me";
     const ACCESS: Access = Access::Everyone;
+    const KEYS: KeyAccess = KeyAccess::Any;
     type Input = ();
 
     fn about() -> About {
@@ -27,12 +28,12 @@ impl Endpoint for Me {
     }
 
     async fn handle(call: Call<()>) -> ApiResult<HttpResponse> {
-        let identity = call.caller()?.identity();
+        let caller = call.caller()?;
         Ok(reply::ok(Person {
-            id: identity.user,
-            email: identity.email.as_deref(),
-            role: identity.role,
-            org_id: identity.organization(),
+            id: caller.subject(),
+            email: caller.email(),
+            role: caller.role(),
+            org_id: caller.tenant().organization(),
         }))
     }
 }
@@ -42,8 +43,7 @@ impl Endpoint for Me {
 #[serde(rename_all = "camelCase")]
 struct Person<'a> {
     /// The user's, or `api_key:` and the key's.
-    #[schema(value_type = String)]
-    id: UserId,
+    id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = Email)]
     email: Option<&'a str>,

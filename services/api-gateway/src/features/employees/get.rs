@@ -2,12 +2,13 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
+use domain::api_key::Scope;
 use domain::EmployeeId;
 use domain::employee::Employee;
 
 use super::NOT_FOUND;
 use crate::error::ApiResult;
-use crate::http::caller::Access;
+use crate::http::caller::{Access, KeyAccess};
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Input, Parts};
 use crate::http::openapi::About;
@@ -20,6 +21,7 @@ impl Endpoint for Get {
     const METHOD: Method = Method::GET;
     const PATH: &'static str = "/admin/employees/{id}";
     const ACCESS: Access = Access::Admins;
+    const KEYS: KeyAccess = KeyAccess::Scope(Scope::ReadEmployees);
     type Input = WhichEmployee;
 
     fn about() -> About {

@@ -2,6 +2,7 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
+use domain::api_key::Scope;
 use db::attendance::ActivityFilter;
 use db::employees::EmployeeFilter;
 use domain::page::{PageRequest, Pagination};
@@ -9,7 +10,7 @@ use garde::Validate;
 
 use super::wire::ListItem;
 use crate::error::ApiResult;
-use crate::http::caller::Access;
+use crate::http::caller::{Access, KeyAccess};
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Field, Input, Moment, Parts, page_request};
 use crate::http::openapi::About;
@@ -22,6 +23,7 @@ impl Endpoint for List {
     const METHOD: Method = Method::GET;
     const PATH: &'static str = "/admin/employees";
     const ACCESS: Access = Access::Admins;
+    const KEYS: KeyAccess = KeyAccess::Scope(Scope::ReadEmployees);
     type Input = Wanted;
 
     fn about() -> About {

@@ -2,6 +2,7 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
+use domain::api_key::Scope;
 use domain::attendance::{DistanceStatus, Session};
 use domain::clock::Stored;
 use domain::expense::{Expense, ExpenseStatus};
@@ -14,7 +15,7 @@ use super::NOT_FOUND;
 use super::wire::Row;
 use crate::error::ApiResult;
 use crate::features::profile::Stats;
-use crate::http::caller::Access;
+use crate::http::caller::{Access, KeyAccess};
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Input, Parts};
 use crate::http::openapi::About;
@@ -30,6 +31,7 @@ impl Endpoint for Profile {
     const METHOD: Method = Method::GET;
     const PATH: &'static str = "/admin/employees/{employeeId}/profile";
     const ACCESS: Access = Access::Admins;
+    const KEYS: KeyAccess = KeyAccess::Scope(Scope::ReadEmployees);
     type Input = WhichEmployee;
 
     fn about() -> About {

@@ -2,13 +2,14 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
+use domain::api_key::Scope;
 use db::expenses::Filter;
 use domain::page::Pagination;
 
 use super::Item;
 use super::wanted::Wanted;
 use crate::error::ApiResult;
-use crate::http::caller::Access;
+use crate::http::caller::{Access, KeyAccess};
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::openapi::About;
 use crate::http::reply;
@@ -20,6 +21,7 @@ impl Endpoint for MyExpenses {
     const METHOD: Method = Method::GET;
     const PATH: &'static str = "/expenses/my";
     const ACCESS: Access = Access::Everyone;
+    const KEYS: KeyAccess = KeyAccess::Scope(Scope::WriteExpenses);
     type Input = Wanted;
 
     fn about() -> About {

@@ -42,7 +42,7 @@ impl Endpoint for Receipt {
         let mut tx = call.state.db.tenant(caller.tenant()).await?;
         let expense = db::expenses::find(&mut tx, call.input.0).await?.ok_or(NO_EXPENSE)?;
         tx.commit().await?;
-        if caller.identity().role == Role::Employee && expense.employee != caller.working_employee()? {
+        if caller.role() == Role::Employee && expense.employee != caller.working_employee()? {
             return Err(NO_EXPENSE);
         }
         let receipt_url = expense.receipt_url.ok_or(NO_RECEIPT)?;

@@ -2,6 +2,7 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
+use domain::api_key::Scope;
 use db::audit::Entry;
 use domain::ExpenseId;
 use domain::auth::Actor;
@@ -12,7 +13,7 @@ use serde::Deserialize;
 
 use super::Item;
 use crate::error::{ApiError, ApiResult};
-use crate::http::caller::Access;
+use crate::http::caller::{Access, KeyAccess};
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Field, Input, Moment, Parts, object};
 use crate::http::openapi::About;
@@ -25,6 +26,7 @@ impl Endpoint for Review {
     const METHOD: Method = Method::PATCH;
     const PATH: &'static str = "/admin/expenses/{id}";
     const ACCESS: Access = Access::Admins;
+    const KEYS: KeyAccess = KeyAccess::Scope(Scope::WriteExpenses);
     type Input = Reviewed;
 
     fn about() -> About {

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::Stats;
 use crate::error::ApiResult;
 use crate::features::employees::NOT_FOUND;
-use crate::http::caller::Access;
+use crate::http::caller::{Access, KeyAccess};
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::openapi::About;
 use crate::http::reply;
@@ -25,6 +25,7 @@ impl Endpoint for Mine {
     const METHOD: Method = Method::GET;
     const PATH: &'static str = "/profile/me";
     const ACCESS: Access = Access::Everyone;
+    const KEYS: KeyAccess = KeyAccess::Any;
     type Input = ();
 
     fn about() -> About {

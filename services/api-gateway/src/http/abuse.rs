@@ -1,0 +1,22 @@
+//! Somebody trying doors: one log line and one count each, so that many of them can be noticed.
+//!
+//! The line is written within the request's span, which names address, organization and caller; it never holds the
+//! credential.
+
+use crate::error::ApiError;
+use crate::state::State;
+
+/// Notes a refusal that an honest client seldom sees.
+pub fn note(state: &State, path: &str, refusal: &ApiError) {
+    let kind = match refusal {
+        ApiError::BadToken => "token_refused",
+        ApiError::MalformedApiKey | ApiError::UnknownApiKey => "api_key_unknown",
+        ApiError::MissingScope(_) | ApiError::PeopleOnly => "scope_refused",
+        ApiError::WrongRole(_) => "role_refused",
+        ApiError::BadCredentials => "login_failed",
+        ApiError::TooMany { .. } => "limit_hit",
+        _ => return,
+    };
+    state.metrics.abuse(kind);
+    tracing::warn!(abuse.kind = kind, route = path, "a request was refused that looks like trying doors");
+}
