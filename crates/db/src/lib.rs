@@ -76,6 +76,7 @@ mod system;
 mod tenant;
 mod tls;
 pub mod users;
+pub mod webhooks;
 
 pub use config::{DatabaseConfig, InvalidDatabaseUrl};
 pub use error::DbError;

@@ -15,10 +15,12 @@ pub mod id;
 pub mod job;
 pub mod location;
 pub mod money;
+pub mod network;
 pub mod page;
 pub mod receipt;
 pub mod tenant;
 pub mod user;
+pub mod webhook;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use id::{

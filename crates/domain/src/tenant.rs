@@ -31,6 +31,13 @@ impl Tenant {
         job.organization().map(Self)
     }
 
+    /// The organization of a row that the system role found, for what the product does by itself: the worker's schedule,
+    /// and nothing that anybody asks for.
+    #[must_use]
+    pub const fn found_by_system(organization: OrganizationId) -> Self {
+        Self(organization)
+    }
+
     /// The organization itself.
     #[must_use]
     pub const fn organization(self) -> OrganizationId {

@@ -16,6 +16,7 @@ pub mod live;
 mod producer;
 mod runner;
 mod scripts;
+pub mod streams;
 
 pub use admin::{Admin, Counts};
 pub use config::RedisConfig;

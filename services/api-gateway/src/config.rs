@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use db::DatabaseConfig;
+use domain::network::Network;
 use queue::RedisConfig;
 use ring::digest::{SHA256, digest};
 use secrecy::{ExposeSecret, SecretString};
 use settings::{InvalidSettings, Settings};
 
-use crate::http::client_address::Network;
-use crate::identity::SecretsKey;
 use crate::receipts::{ReceiptsConfig, StoreConfig};
+use secrets::SecretsKey;
 
 /// Where the process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +79,13 @@ pub struct Config {
     pub max_session_hours: i64,
     /// `TRUSTED_PROXIES`: proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
+    /// `SECRETS_KEY`: seals what the database keeps.
+    pub secrets: SecretsKey,
+    /// `WEBHOOK_ALLOWED_NETWORKS`: private networks that webhooks may reach, also without encryption. Refused in
+    /// production unless `WEBHOOK_ALLOW_PRIVATE=1` says that it is meant.
+    pub webhook_networks: Vec<Network>,
+    /// `WORKERS_ENABLED` (false): whether somebody does what is put on queues.
+    pub workers_enabled: bool,
     /// `RATE_LIMIT_MULTIPLIER` (1): multiplies every budget, for load tests.
     pub rate_limit_multiplier: u32,
     /// `LOCATIONS_PER_COMMIT` (512): single fixes that may share a commit; 1 gives each its own, for comparison.
@@ -119,13 +126,11 @@ impl Config {
         // Only sign-ins, refreshes and gauges use it.
         system_database.pool_size = database.pool_size.div_ceil(2);
         let redis = RedisConfig::read(&mut settings);
-        let identity = identity(&mut settings);
-        let receipts = ReceiptsConfig::read(&mut settings, |settings| match &identity {
-            IdentityConfig::BuiltIn { secrets } => secrets.clone(),
-            IdentityConfig::Supabase { .. } => secrets_key(settings),
-        });
+        let secrets = SecretsKey::read(&mut settings);
+        let identity = identity(&mut settings, &secrets);
+        let receipts = ReceiptsConfig::read(&mut settings, |_| secrets.clone());
         let metrics_scrape_token = settings.secret("METRICS_SCRAPE_TOKEN");
-        let trusted_proxies = trusted_proxies(&mut settings);
+        let trusted_proxies = networks(&mut settings, "TRUSTED_PROXIES");
         let workers_enabled = settings.flag("WORKERS_ENABLED", false);
         if environment == Environment::Production {
             in_production(
@@ -156,6 +161,9 @@ impl Config {
             max_points: settings.number("MAX_POINTS_PER_SESSION", 1..=100_000_000, 50_000),
             max_session_hours: settings.number("MAX_SESSION_DURATION_HOURS", 1..=87_600, 168),
             trusted_proxies,
+            secrets,
+            webhook_networks: networks(&mut settings, "WEBHOOK_ALLOWED_NETWORKS"),
+            workers_enabled,
             rate_limit_multiplier: settings.number("RATE_LIMIT_MULTIPLIER", 1..=1_000_000, 1),
             locations_per_commit: settings.number("LOCATIONS_PER_COMMIT", 1..=10_000, 512),
             shutdown_timeout: Duration::from_secs(settings.number("SHUTDOWN_TIMEOUT_S", 1..=120, 25)),
@@ -202,7 +210,7 @@ fn cors_origins(settings: &Settings, environment: Environment) -> Vec<String> {
     }
 }
 
-fn identity(settings: &mut Settings) -> IdentityConfig {
+fn identity(settings: &mut Settings, secrets: &SecretsKey) -> IdentityConfig {
     if settings.choice("IDENTITY", &[("builtin", false), ("supabase", true)]) == Some(true) {
         let url = settings.url("SUPABASE_URL").unwrap_or_else(|| {
             settings.problem("SUPABASE_URL", "is required when IDENTITY is supabase");
@@ -210,26 +218,13 @@ fn identity(settings: &mut Settings) -> IdentityConfig {
         });
         return IdentityConfig::Supabase { url, anon_key: settings.required_secret("SUPABASE_ANON_KEY") };
     }
-    IdentityConfig::BuiltIn { secrets: secrets_key(settings) }
+    IdentityConfig::BuiltIn { secrets: secrets.clone() }
 }
 
-fn secrets_key(settings: &mut Settings) -> SecretsKey {
-    let key = settings.required_secret("SECRETS_KEY");
-    let previous = settings.secret("SECRETS_KEY_PREVIOUS");
-    SecretsKey::new(&key, previous.as_ref()).unwrap_or_else(|why| {
-        if !key.expose_secret().is_empty() {
-            settings.problem("SECRETS_KEY", why);
-        }
-        SecretsKey::unusable()
-    })
-}
-
-fn trusted_proxies(settings: &mut Settings) -> Vec<Network> {
-    let list = settings.text("TRUSTED_PROXIES").unwrap_or_default();
-    let networks: Result<Vec<Network>, ()> =
-        list.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::parse).collect();
-    networks.unwrap_or_else(|()| {
-        settings.problem("TRUSTED_PROXIES", "must be a comma-separated list of addresses or CIDR ranges");
+fn networks(settings: &mut Settings, variable: &str) -> Vec<Network> {
+    let list = settings.text(variable).unwrap_or_default();
+    Network::list(&list).unwrap_or_else(|| {
+        settings.problem(variable, "must be a comma-separated list of addresses or CIDR ranges");
         Vec::new()
     })
 }
@@ -260,6 +255,12 @@ fn in_production(
     }
     if scrape_token.is_none_or(|token| token.expose_secret().len() < 32) {
         settings.problem("METRICS_SCRAPE_TOKEN", "must have at least 32 characters in production");
+    }
+    if settings.text("WEBHOOK_ALLOWED_NETWORKS").is_some() && !settings.flag("WEBHOOK_ALLOW_PRIVATE", false) {
+        settings.problem(
+            "WEBHOOK_ALLOWED_NETWORKS",
+            "opens private networks; set WEBHOOK_ALLOW_PRIVATE=1 if that is meant",
+        );
     }
     if !workers_enabled {
         settings.problem("WORKERS_ENABLED", "must be true in production");

@@ -98,9 +98,22 @@ pub enum ApiError {
     /// The route has been removed for good.
     #[error("{0}")]
     Gone(&'static str),
+    /// Nobody does what would be queued.
+    #[error("{0}")]
+    NoWorkers(&'static str),
     /// Something this request needs is away.
     #[error("Service unavailable")]
     Unavailable(String),
+    /// A queue holds as many jobs as it may.
+    #[error("Queue overload: {queue} depth {depth} exceeds MAX_QUEUE_DEPTH={most}")]
+    QueueOverloaded {
+        /// Which one.
+        queue: &'static str,
+        /// How many it holds.
+        depth: u64,
+        /// How many it may hold.
+        most: u64,
+    },
     /// Our mistake. The cause is logged and not told.
     #[error("Internal server error")]
     Internal(String),
@@ -140,7 +153,8 @@ impl ApiError {
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE"),
             Self::TooMany { .. } => (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED"),
             Self::Gone(_) => (StatusCode::GONE, "GONE"),
-            Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE"),
+            Self::QueueOverloaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "QUEUE_OVERLOADED"),
+            Self::NoWorkers(_) | Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
         }
     }
@@ -153,6 +167,9 @@ impl ApiError {
             Self::RefusedField { field, .. } => Some(serde_json::json!({ "field": field })),
             Self::BadClaims(ClaimsError::Missing | ClaimsError::MissingEmployee) => {
                 Some(serde_json::json!({ "hint": CLAIMS_HINT }))
+            }
+            Self::QueueOverloaded { queue, depth, most } => {
+                Some(serde_json::json!({ "queue": queue, "queueDepth": depth, "maxQueueDepth": most }))
             }
             _ => None,
         }

@@ -28,6 +28,9 @@ pub struct Metrics {
     api_key_requests: Family<Labels<2>, Counter>,
     api_key_errors: Family<Labels<2>, Counter>,
     abuse: Family<Labels<1>, Counter>,
+    /// Streams that are open.
+    pub sse_connections: Gauge,
+    streams_dropped: Counter,
     pool_connections: Family<Labels<2>, Gauge>,
     redis_up: Gauge,
     queue_depth: Family<Labels<1>, Gauge>,
@@ -60,6 +63,8 @@ impl Metrics {
             login_failures: register!("login_failures", "Sign-ins with a wrong address or password"),
             api_key_requests: register!("api_key_requests", "Requests with an API key"),
             api_key_errors: register!("api_key_errors", "Requests with an API key that were answered with 400 or more"),
+            sse_connections: register!("sse_connections", "Event streams that are open"),
+            streams_dropped: register!("sse_dropped", "Event streams ended because their reader did not keep up"),
             abuse: register!("security_abuse", "Requests that look like somebody trying doors"),
             pool_connections: register!("db_pool_connections", "Connections to PostgreSQL"),
             redis_up: register!("redis_up", "Whether Redis answered when last asked"),
@@ -109,6 +114,11 @@ impl Metrics {
         if status >= 400 {
             self.api_key_errors.get_or_create(&labels).inc();
         }
+    }
+
+    /// Counts streams that were ended because their readers did not keep up.
+    pub fn streams_dropped(&self, streams: usize) {
+        self.streams_dropped.inc_by(streams as u64);
     }
 
     /// Counts a request that looks like somebody trying doors.

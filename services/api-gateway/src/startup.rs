@@ -11,14 +11,15 @@ use actix_web::middleware::{Compress, from_fn};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use db::Db;
 use domain::Clock;
-use domain::job::{Payload, RecalculateDistance};
+use domain::job::{DeliverWebhook, Payload, RecalculateDistance};
 use queue::limits::Limits;
-use queue::{Admin, Redis};
+use queue::{Admin, Producer, Redis};
 use telemetry::metrics::Registry;
 
 use crate::config::{Config, IdentityConfig};
 use crate::features;
 use crate::features::health::Readiness;
+use crate::features::live::Hub;
 use crate::features::locations::Recorder;
 use crate::http::client_address::client_address;
 use crate::http::endpoint::Routes;
@@ -31,7 +32,7 @@ use crate::identity::{Authenticator, passwords};
 use crate::jobs::DistanceJobs;
 use crate::metrics::{Metrics, sample};
 use crate::receipts::Receipts;
-use crate::state::State;
+use crate::state::{Deliveries, State};
 
 /// People whose standing is remembered.
 const PEOPLE_REMEMBERED: usize = 100_000;
@@ -57,6 +58,7 @@ pub struct Application {
     address: SocketAddr,
     state: Arc<State>,
     queue: Admin,
+    redis: Redis,
 }
 
 impl Application {
@@ -90,17 +92,24 @@ impl Application {
         let metrics = Arc::new(Metrics::new(registry));
         metrics.configured(&config.config_hash);
         let queue = Admin::new(redis.clone(), RecalculateDistance::QUEUE);
+        let deliveries = Deliveries {
+            producer: Producer::start(redis.clone(), DeliverWebhook::QUEUE),
+            queue: Admin::new(redis.clone(), DeliverWebhook::QUEUE),
+        };
+        let live = Hub::start(redis.clone(), Arc::clone(&clock), Arc::clone(&metrics));
         let address = listener.local_addr()?;
         let shutdown_timeout = config.shutdown_timeout;
         let state = Arc::new(State {
             recorder: Recorder::start(db.clone(), Arc::clone(&clock), config.locations_per_commit),
             jobs: DistanceJobs::start(redis.clone(), config.max_queue_depth, Arc::clone(&metrics)),
-            limits: Limits::start(redis),
+            limits: Limits::start(redis.clone()),
             receipts: Receipts::open(&config.receipts, &config.api_base_url).map_err(|error| wrong(&error))?,
             standing: Expiring::new(PEOPLE_REMEMBERED),
             api_keys: ApiKeys::new(),
             readiness: Readiness::default(),
             metrics,
+            live,
+            deliveries,
             draining: AtomicBool::new(false),
             queue: queue.clone(),
             config,
@@ -123,7 +132,7 @@ impl Application {
         .disable_signals()
         .listen(listener)?
         .run();
-        Ok(Self { server, address, state, queue })
+        Ok(Self { server, address, state, queue, redis })
     }
 
     /// Where it listens.
@@ -144,10 +153,15 @@ impl Application {
             let state = Arc::clone(&self.state);
             async move { state.identity.keep_fresh().await }
         });
+        let hub = tokio::spawn({
+            let (live, redis) = (Arc::clone(&self.state.live), self.redis);
+            async move { live.run(redis).await }
+        });
         let sampler = tokio::spawn(sample(self.state, self.queue, RecalculateDistance::QUEUE));
         let ended = self.server.await;
         identity.abort();
         sampler.abort();
+        hub.abort();
         ended
     }
 }
@@ -162,6 +176,8 @@ impl Stopper {
     /// Lets it finish: `/ready` says no, new connections are refused, running requests end.
     pub async fn drain(&self) {
         self.state.draining.store(true, Ordering::Relaxed);
+        // A stream would hold its connection for as long as anybody watches.
+        self.state.live.close();
         self.handle.stop(true).await;
     }
 }

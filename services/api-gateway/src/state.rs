@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use db::Db;
 use domain::{Clock, OrganizationId, UserId};
-use queue::Admin;
 use queue::limits::Limits;
+use queue::{Admin, Producer};
 
 use crate::config::Config;
 use crate::features::health::Readiness;
+use crate::features::live::Hub;
 use crate::features::locations::Recorder;
 use crate::http::caller::KnownStanding;
 use crate::http::expiring::Expiring;
@@ -44,6 +45,10 @@ pub struct State {
     pub receipts: Receipts,
     /// Whether what tokens say of somebody still holds, for half a minute.
     pub standing: Expiring<(OrganizationId, UserId), KnownStanding>,
+    /// What open streams are told.
+    pub live: Arc<Hub>,
+    /// Asks for webhook deliveries.
+    pub deliveries: Deliveries,
     /// Finds out whose API key it is.
     pub api_keys: ApiKeys,
     /// What `/ready` last found.
@@ -52,6 +57,14 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     /// Whether the process is on its way out.
     pub(crate) draining: AtomicBool,
+}
+
+/// The queue of webhook deliveries, from both ends.
+pub struct Deliveries {
+    /// Puts jobs on it.
+    pub producer: Producer,
+    /// Looks at it.
+    pub queue: Admin,
 }
 
 impl State {

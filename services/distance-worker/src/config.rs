@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use chrono::Months;
 use db::DatabaseConfig;
+use domain::network::Network;
 use queue::RedisConfig;
 use secrecy::SecretString;
+use secrets::SecretsKey;
 use settings::{InvalidSettings, Settings};
 
 /// The worker's settings, read once at start.
@@ -29,6 +31,18 @@ pub struct Config {
     pub keep_months: Option<Months>,
     /// `MAX_POINTS_PER_SESSION` (50,000).
     pub max_points: i64,
+    /// `SECRETS_KEY`: opens the secrets of webhooks.
+    pub secrets: SecretsKey,
+    /// `WEBHOOK_MAX_PAYLOAD_BYTES` (262,144).
+    pub webhook_max_bytes: usize,
+    /// `WEBHOOK_ALLOWED_NETWORKS`: private networks that webhooks may reach.
+    pub webhook_networks: Vec<Network>,
+    /// `WEBHOOK_DLQ_MAX_SIZE` (10,000): dead letters an organization keeps.
+    pub dead_letters_most: i64,
+    /// `WEBHOOK_DLQ_RETENTION_DAYS` (30): how long.
+    pub dead_letters_days: i64,
+    /// `EVENT_RETENTION_DAYS` (90): how long events and deliveries that are over are kept.
+    pub event_days: i64,
     /// `SHUTDOWN_TIMEOUT_S` (25): how long jobs in hand may take to finish.
     pub shutdown_timeout: Duration,
     /// `METRICS_SCRAPE_TOKEN`.
@@ -62,6 +76,12 @@ impl Config {
                 .filter(|months| *months > 0)
                 .map(Months::new),
             max_points: settings.number("MAX_POINTS_PER_SESSION", 1..=100_000_000, 50_000),
+            secrets: SecretsKey::read(&mut settings),
+            webhook_max_bytes: settings.number("WEBHOOK_MAX_PAYLOAD_BYTES", 16_384..=1_000_000, 262_144),
+            webhook_networks: webhook_networks(&mut settings, &environment),
+            dead_letters_most: settings.number("WEBHOOK_DLQ_MAX_SIZE", 1..=10_000_000, 10_000),
+            dead_letters_days: settings.number("WEBHOOK_DLQ_RETENTION_DAYS", 14..=30, 30),
+            event_days: settings.number("EVENT_RETENTION_DAYS", 31..=3650, 90),
             shutdown_timeout: Duration::from_secs(settings.number("SHUTDOWN_TIMEOUT_S", 1..=120, 25)),
             metrics_scrape_token: settings.secret("METRICS_SCRAPE_TOKEN"),
             telemetry: telemetry::Settings::read(&mut settings, "fieldtrack-worker", &environment),
@@ -69,4 +89,16 @@ impl Config {
         settings.finish()?;
         Ok(config)
     }
+}
+
+fn webhook_networks(settings: &mut Settings, environment: &str) -> Vec<Network> {
+    const VARIABLE: &str = "WEBHOOK_ALLOWED_NETWORKS";
+    let list = settings.text(VARIABLE).unwrap_or_default();
+    if !list.is_empty() && environment == "production" && !settings.flag("WEBHOOK_ALLOW_PRIVATE", false) {
+        settings.problem(VARIABLE, "opens private networks; set WEBHOOK_ALLOW_PRIVATE=1 if that is meant");
+    }
+    Network::list(&list).unwrap_or_else(|| {
+        settings.problem(VARIABLE, "must be a comma-separated list of addresses or CIDR ranges");
+        Vec::new()
+    })
 }

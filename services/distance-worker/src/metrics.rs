@@ -37,6 +37,9 @@ pub struct Metrics {
     capacity: Family<Labels<1>, Gauge>,
     turns: Family<Labels<2>, Counter>,
     events_relayed: Counter,
+    webhook_deliveries: Family<Labels<2>, Counter>,
+    webhook_failures: Family<Labels<1>, Counter>,
+    webhook_retries: Family<Labels<1>, Counter>,
 }
 
 impl Metrics {
@@ -62,6 +65,9 @@ impl Metrics {
             busy: registry.add("worker_busy", "Jobs that run now"),
             capacity: registry.add("worker_capacity", "Jobs that may run at once"),
             turns: registry.add("schedule_turns", "Turns of scheduled tasks taken by this worker, by how they ended"),
+            webhook_deliveries: registry.add("webhook_deliveries", "Deliveries that ended"),
+            webhook_failures: registry.add("webhook_failures", "Deliveries that failed for good"),
+            webhook_retries: registry.add("webhook_retries", "Further attempts that were planned"),
             events_relayed: registry.add("events_relayed", "Events handed on to webhooks and streams"),
             registry,
         }
@@ -100,6 +106,19 @@ impl Metrics {
     /// Counts a job that was given up because it took its workers down.
     pub fn job_lost(&self, queue: &'static str) {
         self.lost.get_or_create(&[("queue", queue)]).inc();
+    }
+
+    /// Counts a delivery that ended: `success` or `failed`.
+    pub fn webhook_delivery(&self, event_type: &'static str, status: &'static str) {
+        self.webhook_deliveries.get_or_create(&[("event_type", event_type), ("status", status)]).inc();
+        if status == "failed" {
+            self.webhook_failures.get_or_create(&[("event_type", event_type)]).inc();
+        }
+    }
+
+    /// Counts a further attempt that was planned.
+    pub fn webhook_retry(&self, event_type: &'static str) {
+        self.webhook_retries.get_or_create(&[("event_type", event_type)]).inc();
     }
 
     /// Counts events that were handed on.

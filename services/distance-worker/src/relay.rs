@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use db::listen::EventBell;
-use db::{DatabaseConfig, Db, DbError};
 use db::relay::Handed;
+use db::{DatabaseConfig, Db, DbError};
 use domain::Clock;
 use domain::event::EventType;
 use domain::job::{Following, following};

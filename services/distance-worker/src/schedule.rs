@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{Months, TimeDelta};
+use db::audit::Entry;
 use db::{Db, DbError};
+use domain::auth::Actor;
 use domain::job::{Occasion, RecalculateDistance, Snapshot};
-use domain::{Clock, OrganizationId};
+use domain::{Clock, OrganizationId, Tenant};
 use queue::{NewJob, Producer, QueueError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -37,7 +39,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const AGAIN_AFTER: TimeDelta = TimeDelta::seconds(30);
 
 /// What runs when.
-const TABLE: [(Task, TimeDelta); 5] = [
+const TABLE: [(Task, TimeDelta); 9] = [
+    (Task::Deliveries, TimeDelta::seconds(5)),
+    (Task::Circuits, TimeDelta::seconds(60)),
+    (Task::WebhookDeadLetters, TimeDelta::hours(1)),
+    (Task::Events, TimeDelta::hours(1)),
     (Task::Sweep, TimeDelta::seconds(5)),
     (Task::DeadLetters, TimeDelta::seconds(5)),
     (Task::Reconcile, TimeDelta::minutes(5)),
@@ -57,6 +63,14 @@ pub enum Task {
     Reconcile,
     /// Drops months of fixes that need not be kept.
     Retention,
+    /// Asks for webhook attempts whose job was lost.
+    Deliveries,
+    /// Tells webhooks of events again that were left alone for a while.
+    Circuits,
+    /// Archives webhooks' dead letters that are old or too many.
+    WebhookDeadLetters,
+    /// Removes old events and deliveries.
+    Events,
     /// Makes the partitions of the coming months.
     Partitions,
 }
@@ -70,6 +84,10 @@ impl Task {
             Self::DeadLetters => "dead-letters",
             Self::Reconcile => "reconcile",
             Self::Retention => "retention",
+            Self::Deliveries => "webhook-deliveries",
+            Self::Circuits => "webhook-circuits",
+            Self::WebhookDeadLetters => "webhook-dead-letters",
+            Self::Events => "events",
             Self::Partitions => "partitions",
         }
     }
@@ -99,6 +117,14 @@ pub struct Schedule {
     pub dead_letters: Vec<DeadLetters>,
     /// `GPS_RETENTION_MONTHS`: whole months of fixes that are kept; `None`: all of them.
     pub keep_months: Option<Months>,
+    /// The queue of webhook deliveries.
+    pub deliveries: Producer,
+    /// `WEBHOOK_DLQ_MAX_SIZE`: dead letters an organization keeps.
+    pub dead_letters_most: i64,
+    /// `WEBHOOK_DLQ_RETENTION_DAYS`: for how long.
+    pub dead_letters_kept: TimeDelta,
+    /// `EVENT_RETENTION_DAYS`: how long events and deliveries that are over are kept.
+    pub events_kept: TimeDelta,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
     /// What the worker counts.
@@ -166,6 +192,10 @@ impl Schedule {
             Task::DeadLetters => self.collect().await,
             Task::Reconcile => self.reconcile().await,
             Task::Retention => self.retention().await,
+            Task::Deliveries => self.deliveries().await,
+            Task::Circuits => self.circuits().await,
+            Task::WebhookDeadLetters => self.webhook_dead_letters().await,
+            Task::Events => self.events().await,
             Task::Partitions => self.partitions().await,
         };
         self.metrics.turn(task.name(), if done.is_ok() { "done" } else { "failed" });
@@ -225,6 +255,73 @@ impl Schedule {
             tracing::info!(dropped, "months of fixes dropped");
         }
         Ok(())
+    }
+
+    /// Asks for attempts that were due a while ago and that nobody makes.
+    async fn deliveries(&self) -> Result<(), TurnError> {
+        let now = self.clock.now();
+        let mut tx = self.db.system().await?;
+        let overdue = db::webhooks::overdue(&mut tx, now - FORGOTTEN, now, SWEEP_MOST).await?;
+        tx.commit().await?;
+        for jobs in overdue.chunks(SWEEP_BATCH) {
+            let jobs: Result<Vec<NewJob>, QueueError> = jobs
+                .iter()
+                .map(|job| {
+                    NewJob::of(job, None).map(|new| NewJob { priority: if job.attempt > 1 { 2 } else { 1 }, ..new })
+                })
+                .collect();
+            self.deliveries.enqueue_many(jobs?).await?;
+        }
+        Ok(())
+    }
+
+    /// Closes circuits whose time is over.
+    async fn circuits(&self) -> Result<(), TurnError> {
+        let now = self.clock.now();
+        let mut tx = self.db.system().await?;
+        let due = db::webhooks::circuits_due(&mut tx, now).await?;
+        tx.commit().await?;
+        for (organization, webhook) in due {
+            let mut tx = self.db.tenant(Tenant::found_by_system(organization)).await?;
+            if db::webhooks::close_circuit(&mut tx, webhook, now).await? {
+                let entry = Entry::new("CIRCUIT_BREAKER_CLOSED", Actor::System).on("webhook", webhook);
+                db::audit::record(&mut tx, &entry, now).await?;
+            }
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Archives dead letters that are old, and the oldest of those that are too many; each is noted in the audit log.
+    async fn webhook_dead_letters(&self) -> Result<(), TurnError> {
+        let now = self.clock.now();
+        let horizon = now - self.dead_letters_kept;
+        let mut tx = self.db.system().await?;
+        let organizations = db::webhooks::overfull(&mut tx, horizon, self.dead_letters_most).await?;
+        tx.commit().await?;
+        for organization in organizations {
+            let mut tx = self.db.tenant(Tenant::found_by_system(organization)).await?;
+            for archived in db::webhooks::archive(&mut tx, horizon, self.dead_letters_most, now).await? {
+                let entry = Entry::new("WEBHOOK_DLQ_ARCHIVED", Actor::System)
+                    .on("webhook_delivery", archived.delivery_id)
+                    .with("reason", archived.reason);
+                db::audit::record(&mut tx, &entry, now).await?;
+            }
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Removes events and deliveries that are old and over, some at a time.
+    async fn events(&self) -> Result<(), TurnError> {
+        loop {
+            let mut tx = self.db.system().await?;
+            let gone = db::relay::expire(&mut tx, self.clock.now() - self.events_kept, SWEEP_MOST).await?;
+            tx.commit().await?;
+            if i64::try_from(gone).is_ok_and(|gone| gone < SWEEP_MOST) {
+                return Ok(());
+            }
+        }
     }
 
     async fn partitions(&self) -> Result<(), TurnError> {

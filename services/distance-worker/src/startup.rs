@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use db::Db;
 use domain::Clock;
 use domain::job::{DeliverWebhook, Payload, RecalculateDistance, Snapshot, UpdateMetrics};
@@ -20,6 +21,7 @@ use crate::http::{self, Pages};
 use crate::jobs::analytics::Analytics;
 use crate::jobs::distance::Distance;
 use crate::jobs::snapshot::{self, Snapshots};
+use crate::jobs::webhooks::{Deliver, DeliverOptions};
 use crate::jobs::{Context, Kind, Work};
 use crate::metrics::Metrics;
 use crate::relay::Relay;
@@ -79,6 +81,7 @@ impl Worker {
             }
         });
         let cx = Context { db: db.clone(), clock: Arc::clone(&clock), metrics: Arc::clone(&metrics) };
+        let webhook_cx = cx.clone();
         let mut crew = Crew {
             redis: redis.clone(),
             metrics: Arc::clone(&metrics),
@@ -92,12 +95,23 @@ impl Worker {
         crew.hire(Analytics { cx: cx.clone() }, config.analytics_concurrency);
         crew.hire(Snapshots { cx }, snapshot::CONCURRENCY);
 
+        let deliveries = Producer::start(redis.clone(), DeliverWebhook::QUEUE);
+        let options = DeliverOptions {
+            secrets: config.secrets,
+            max_bytes: config.webhook_max_bytes,
+            allowed: config.webhook_networks,
+        };
+        match Deliver::new(webhook_cx, options, deliveries.clone()) {
+            Ok(deliver) => crew.hire(deliver, config.webhook_concurrency),
+            // Every other kind of work goes on.
+            Err(error) => tracing::error!(error.message = %error, "webhooks cannot be called"),
+        }
         let snapshots = Producer::start(redis.clone(), Snapshot::QUEUE);
         let relay = Relay {
             db: db.clone(),
             bell: config.system_database,
             live: LivePublisher::new(redis.clone()),
-            deliveries: Producer::start(redis.clone(), DeliverWebhook::QUEUE),
+            deliveries: deliveries.clone(),
             snapshots: snapshots.clone(),
             totals: Producer::start(redis.clone(), UpdateMetrics::QUEUE),
             clock: Arc::clone(&clock),
@@ -111,6 +125,10 @@ impl Worker {
             snapshots,
             dead_letters: crew.dead_letters,
             keep_months: config.keep_months,
+            deliveries,
+            dead_letters_most: config.dead_letters_most,
+            dead_letters_kept: TimeDelta::days(config.dead_letters_days),
+            events_kept: TimeDelta::days(config.event_days),
             clock,
             metrics,
         };

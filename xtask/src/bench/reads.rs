@@ -168,10 +168,12 @@ fn people(options: &Options) -> String {
                 'EMP' || lpad(n::text, 4, '0'), n, now() - random() * interval '2 days'
          FROM our, generate_series(2, {employees}) AS n;
          INSERT INTO attendance_sessions (organization_id, id, employee_id, checkin_at, checkout_at,
-             distance_recalculation_status, total_distance_km, total_duration_seconds, created_at, updated_at)
+             distance_recalculation_status, total_distance_km, total_duration_seconds, measured_to, measured_latitude,
+             measured_longitude, measured_points, created_at, updated_at)
          SELECT organization_id, pg_temp.v7(at), id, at,
                 CASE WHEN d = 0 AND employee_number % 4 = 0 THEN NULL ELSE least(at + took, now()) END, 'done',
-                round((random() * 60)::numeric, 2), extract(epoch FROM took), at, at + took
+                round((random() * 60)::numeric, 2), extract(epoch FROM took), least(at + took, now()),
+                45 + random(), 13 + random(), 66, at, at + took
          FROM (SELECT organization_id, id, employee_number, d,
                       now() - d * interval '1 day' - interval '9 hours' + random() * interval '1 hour' AS at,
                       interval '4 hours' + random() * interval '4 hours' AS took

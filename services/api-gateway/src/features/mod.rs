@@ -10,11 +10,13 @@ pub mod docs;
 pub mod employees;
 pub mod expenses;
 pub mod health;
+pub mod live;
 pub mod locations;
 pub mod organizations;
 pub mod profile;
 pub mod receipts;
 pub mod users;
+pub mod webhooks;
 
 use crate::http::endpoint::{Route, Routes};
 
@@ -35,6 +37,8 @@ pub fn routes(routes: &mut Routes<'_>) {
     dashboard::routes(routes);
     api_keys::routes(routes);
     audit::routes(routes);
+    live::routes(routes);
+    webhooks::routes(routes);
 }
 
 /// Every route there is.

@@ -42,6 +42,12 @@ pub fn created<T: Serialize>(data: T) -> HttpResponse {
     json(StatusCode::CREATED, &Success { success: true, data })
 }
 
+/// 202 with `data` in the envelope.
+#[must_use]
+pub fn accepted<T: Serialize>(data: T) -> HttpResponse {
+    json(StatusCode::ACCEPTED, &Success { success: true, data })
+}
+
 /// 200 with one page of a list.
 #[must_use]
 pub fn page<T: Serialize>(data: Vec<T>, pagination: Pagination) -> HttpResponse {

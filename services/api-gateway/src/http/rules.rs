@@ -240,6 +240,37 @@ fn is_receipt(text: &str) -> bool {
     text.parse::<ReceiptPath>().is_ok()
 }
 
+/// An address, with a message of its own.
+pub fn url(message: &'static str) -> impl Fn(&Field<String>, &Moment) -> Verdict {
+    move |field, moment| {
+        moment.rule(|| json!({ "format": "uri" }))?;
+        match field.value() {
+            Some(text) if Url::parse(text).is_err() => refuse(message),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A list of at least one item, with a message of its own.
+pub fn some_items<T>(message: &'static str) -> impl Fn(&Field<Vec<T>>, &Moment) -> Verdict {
+    move |field, moment| {
+        moment.rule(|| json!({ "minItems": 1 }))?;
+        match field.value() {
+            Some(items) if items.is_empty() => refuse(message),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A number above 0, in the words of lists that say it so.
+pub fn above_zero(field: &Field<f64>, moment: &Moment) -> Verdict {
+    moment.rule(|| json!({ "minimum": 1 }))?;
+    match field.value() {
+        Some(number) if *number <= 0.0 => refuse("Too small: expected number to be >0"),
+        _ => Ok(()),
+    }
+}
+
 /// Text that the database can hold: PostgreSQL knows no NUL (lone surrogates arrive here as NUL, too).
 pub fn storable(field: &Field<String>, _: &Moment) -> Verdict {
     match field.value() {

@@ -12,7 +12,7 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::{Value, json};
 
 use super::key_cache::{KeySource, Published, Unavailable};
-use super::secrets::{CryptoFailure, SecretsKey};
+use secrets::{CryptoFailure, SecretsKey};
 
 /// How long a retired key stays published: longer than the tokens it signed live.
 const PUBLISHED_AFTER_RETIREMENT: TimeDelta = TimeDelta::hours(2);

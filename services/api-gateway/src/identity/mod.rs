@@ -15,7 +15,6 @@ mod keys;
 pub mod passwords;
 pub mod provision;
 mod refresh;
-mod secrets;
 mod supabase;
 mod tokens;
 
@@ -38,8 +37,8 @@ use refresh::{Exchange, RefreshTokens};
 use supabase::Supabase;
 use tokens::{CheckError, TokenCache};
 
+pub use ::secrets::{CryptoFailure, Derived, InvalidSecretsKey, OpenError, SecretsKey};
 pub use refresh::RefreshError;
-pub use secrets::{CryptoFailure, Derived, InvalidSecretsKey, OpenError, SecretsKey};
 pub use supabase::ClientError;
 pub use tokens::{ACCESS_TOKEN_S, VerifiedToken};
 

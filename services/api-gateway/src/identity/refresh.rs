@@ -18,7 +18,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
-use super::secrets::{CryptoFailure, SecretsKey};
+use secrets::{CryptoFailure, SecretsKey};
 
 /// How long a used token still answers with its successor.
 const REUSE: TimeDelta = TimeDelta::seconds(10);

@@ -106,10 +106,11 @@ fn pairs(schema: &Value) -> Vec<(String, Value, Value)> {
     if let Some(least) = limit(&shape, "exclusiveMinimum") {
         pair("exclusiveMinimum", number(least + 1.0), number(least));
     }
-    if let Some(least) = limit(&shape, "minLength") {
+    // Text of a format has to be of that format at any length.
+    if let Some(least) = limit(&shape, "minLength").filter(|_| shape.format.is_null()) {
         pair("minLength", json!(text(least)), json!(text(least - 1.0)));
     }
-    if let Some(most) = limit(&shape, "maxLength") {
+    if let Some(most) = limit(&shape, "maxLength").filter(|_| shape.format.is_null()) {
         pair("maxLength", json!(text(most)), json!(text(most + 1.0)));
     }
     if let Some(item) = &shape.items {

@@ -113,6 +113,10 @@ async fn no_route_shows_or_changes_the_rows_of_another_organization() {
     let user = asha.get("/auth/me").await.data(200)["id"].as_str().unwrap().to_owned();
     let before = everything(&app, &ours.id.to_string()).await;
     for route in guarded() {
+        // A stream has no end to wait for; live.rs listens to what it says.
+        if route.path == "/admin/events" {
+            continue;
+        }
         for person in [&stranger, &theirs.admin] {
             let path = route
                 .path

@@ -7,6 +7,7 @@
 pub mod analytics;
 pub mod distance;
 pub mod snapshot;
+pub mod webhooks;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -8,3 +8,4 @@ mod figures;
 mod pages;
 mod schedule;
 mod support;
+mod webhooks;

@@ -16,7 +16,11 @@ fn schedule(database: &TestDatabase, clock: &Arc<ManualClock>) -> Schedule {
     Schedule {
         db: database.open(),
         producer: Producer::start(redis.clone(), "distance-engine"),
-        snapshots: Producer::start(redis, "snapshot-engine"),
+        snapshots: Producer::start(redis.clone(), "snapshot-engine"),
+        deliveries: Producer::start(redis, "webhook-delivery"),
+        dead_letters_most: 10_000,
+        dead_letters_kept: TimeDelta::days(30),
+        events_kept: TimeDelta::days(90),
         dead_letters: Vec::new(),
         keep_months: None,
         clock: clock.clone(),

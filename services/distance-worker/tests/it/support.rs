@@ -16,6 +16,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+/// 32 bytes, base64.
+pub const SECRETS_KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+
 pub struct TestWorker {
     pub db: Db,
     pub redis: RedisServer,
@@ -36,6 +39,7 @@ impl TestWorker {
             ("SYSTEM_DATABASE_URL", &database.system_url()),
             ("REDIS_URL", &redis.url()),
             ("WORKER_PORT", &port.to_string()),
+            ("SECRETS_KEY", SECRETS_KEY),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::period::{AskedPeriod, FROM, TO};
-use crate::error::ApiResult;
+use crate::error::{ApiError, ApiResult};
 use crate::http::caller::Access;
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Field, Input, Moment, Parts, TimeText, UuidText};
@@ -37,7 +37,9 @@ impl Endpoint for UserSummary {
     async fn handle(call: Call<Wanted>) -> ApiResult<HttpResponse> {
         let caller = call.caller()?;
         let period = call.input.period.checked()?;
-        let user = call.input.user.unwrap_or_else(|| caller.user());
+        let user = call.input.user.or(caller.user()).ok_or_else(|| {
+            ApiError::Refused("userId query parameter is required when using API key authentication".to_owned())
+        })?;
         let mut tx = call.state.db.tenant(caller.tenant()).await?;
         let totals = db::figures::user_totals(&mut tx, user, period).await?;
         tx.commit().await?;

@@ -2,8 +2,8 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
-use domain::api_key::Scope;
 use domain::EmployeeId;
+use domain::api_key::Scope;
 use domain::employee::Employee;
 
 use super::NOT_FOUND;

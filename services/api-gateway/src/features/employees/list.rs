@@ -2,9 +2,9 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
-use domain::api_key::Scope;
 use db::attendance::ActivityFilter;
 use db::employees::EmployeeFilter;
+use domain::api_key::Scope;
 use domain::page::{PageRequest, Pagination};
 use garde::Validate;
 

@@ -2,8 +2,8 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
-use domain::api_key::Scope;
 use db::expenses::Filter;
+use domain::api_key::Scope;
 use domain::page::Pagination;
 
 use super::Item;

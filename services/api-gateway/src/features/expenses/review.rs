@@ -2,9 +2,9 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
-use domain::api_key::Scope;
 use db::audit::Entry;
 use domain::ExpenseId;
+use domain::api_key::Scope;
 use domain::auth::Actor;
 use domain::event::Event;
 use domain::expense::{ExpenseStatus, Verdict};

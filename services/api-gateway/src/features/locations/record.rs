@@ -8,6 +8,7 @@ use domain::{FixId, SessionId};
 
 use super::wire::{Location, Point, Session};
 use crate::error::{ApiError, ApiResult};
+use crate::features::live::tell_position;
 use crate::http::caller::Access;
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Input, Parts};
@@ -50,6 +51,7 @@ impl Endpoint for Record {
             }
             Recorded::Stored { measure, .. } => {
                 metrics.locations_inserted.inc();
+                tell_position(&call.state.live, tenant, employee, session, &fix, call.state.clock.now());
                 if measure {
                     call.state.jobs.ask(tenant, session, &call.request_id);
                 }

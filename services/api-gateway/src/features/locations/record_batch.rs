@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::wire::Point;
 use crate::error::{ApiError, ApiResult};
+use crate::features::live::tell_position;
 use crate::http::caller::Access;
 use crate::http::endpoint::{Call, Endpoint};
 use crate::http::input::{Field, Input, Moment, Parts, UuidText, invalid, object};
@@ -40,9 +41,13 @@ impl Endpoint for RecordBatch {
         let Batch { session, fixes } = call.input;
         let metrics = &call.state.metrics;
         let sent = fixes.len() as u64;
+        let newest = fixes.iter().max_by_key(|fix| fix.recorded_at).copied();
         match call.state.recorder.record_batch(BatchToRecord { tenant, session, employee, fixes }).await? {
             Recorded::Stored { inserted, measure } => {
                 metrics.locations_inserted.inc_by(u64::from(inserted));
+                if let Some(newest) = newest.filter(|_| inserted > 0) {
+                    tell_position(&call.state.live, tenant, employee, session, &newest, call.state.clock.now());
+                }
                 metrics.locations_duplicate.inc_by(sent - u64::from(inserted));
                 if measure {
                     call.state.jobs.ask(tenant, session, &call.request_id);

@@ -9,6 +9,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use ring::rand::{SecureRandom, SystemRandom};
 use secrecy::{ExposeSecret, SecretString};
+use settings::Settings;
 
 /// First byte of everything sealed: how the rest is laid out. Then follow the id of the key, the nonce, and the
 /// ciphertext with its tag.
@@ -68,6 +69,18 @@ pub struct Derived {
 }
 
 impl SecretsKey {
+    /// Reads `SECRETS_KEY`, and `SECRETS_KEY_PREVIOUS` while its secrets are still about.
+    pub fn read(settings: &mut Settings) -> Self {
+        let key = settings.required_secret("SECRETS_KEY");
+        let previous = settings.secret("SECRETS_KEY_PREVIOUS");
+        Self::new(&key, previous.as_ref()).unwrap_or_else(|why| {
+            if !key.expose_secret().is_empty() {
+                settings.problem("SECRETS_KEY", why);
+            }
+            Self::unusable()
+        })
+    }
+
     /// Reads the base64 of 32 bytes, and that of the key before it.
     pub fn new(current: &SecretString, previous: Option<&SecretString>) -> Result<Self, InvalidSecretsKey> {
         let current = master(current).ok_or(InvalidSecretsKey::Current)?;
