@@ -12,8 +12,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use redis::RedisError;
 use redis::streams::StreamReadReply;
 use serde_json::Value;
@@ -173,10 +172,10 @@ struct Ended {
 }
 
 /// What the queue wants to know again when a job ends, so that it need not look it up.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Lease {
     id: String,
-    ticket: Arc<str>,
+    ticket: String,
     /// Tells runs apart that this process had of the same job by the same ticket.
     run: u64,
     /// Runs that have ended, this one included.
@@ -247,9 +246,9 @@ impl Runner {
         let doorbell = tokio::spawn(listen(self.redis.clone(), self.queue.clone(), ring));
         let (ended_in, mut ended) = mpsc::unbounded_channel::<Ended>();
 
-        let mut hand = Hand { more: 1, ..Hand::default() };
-        let mut steps = FuturesUnordered::new();
+        let mut hand = Hand::default();
         let mut away = Away::default();
+        let mut more = true;
         let mut not_before = Instant::now();
         let mut ticks = tokio::time::interval(TICK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -267,24 +266,45 @@ impl Runner {
                 doorbell.abort();
             }
             let draining = deadline.is_some();
-            if draining && hand.is_empty() && steps.is_empty() {
+            if draining && hand.running.is_empty() && hand.results.is_empty() {
                 break;
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 self.give_back(&mut hand);
             }
 
+            let free = if draining { 0 } else { self.options.concurrency.saturating_sub(hand.running.len()) };
             let rested = Instant::now() >= not_before;
-            let slots = if draining { 0 } else { self.options.concurrency };
-            while rested && hand.is_worth_a_step(slots, steps.len()) {
-                steps.push(self.step(&consumer, slots, &mut hand));
+            let has_work = !hand.results.is_empty() || !hand.tickets.is_empty() || (free > 0 && more);
+            if rested && has_work {
+                match self.step(&consumer, free, &mut hand).await {
+                    Ok((taken, pause, may_be_more)) => {
+                        away.over();
+                        if pause > Duration::ZERO {
+                            not_before = Instant::now() + pause;
+                        }
+                        more = may_be_more;
+                        for job in taken {
+                            self.start(job, &handler, &mut hand, &ended_in);
+                        }
+                    }
+                    Err(error) => {
+                        if draining && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                            // Nobody is there to take them; they come back when their lease ends.
+                            break;
+                        }
+                        not_before = Instant::now() + away.tell(&self.queue, &error);
+                    }
+                }
+                while let Ok(result) = ended.try_recv() {
+                    self.put_down(result, &mut hand);
+                }
+                continue;
             }
-            let has_work = steps.is_empty() && hand.wants_a_step(slots);
-            if steps.is_empty() && !has_work {
-                self.lay_down(hand.idle_tickets(true));
-            }
+
+            let free = if draining { 0 } else { self.options.concurrency.saturating_sub(hand.running.len()) };
             // Also when the number is the same: a reader whose tickets led to nothing waits for it.
-            want_tickets.send_replace(hand.free(slots));
+            want_tickets.send_replace(free);
             let wake = if has_work { Some(not_before) } else { None };
             let wake = [wake, due, deadline].into_iter().flatten().min();
             let asleep = pin!(async {
@@ -295,22 +315,6 @@ impl Runner {
             });
             let mut tick = false;
             tokio::select! {
-                Some(step) = steps.next(), if !steps.is_empty() => match self.stepped(step, &mut hand) {
-                    Ok(took) => {
-                        away.over();
-                        if took.pause > Duration::ZERO {
-                            not_before = Instant::now() + took.pause;
-                        }
-                        for job in took.jobs {
-                            self.start(Arc::clone(&took.ticket), job, &handler, &mut hand, &ended_in);
-                        }
-                    }
-                    Err(_) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
-                        // Nobody is there to take them; they come back when their lease ends.
-                        break;
-                    }
-                    Err(error) => not_before = Instant::now() + away.tell(&self.queue, &error),
-                },
                 Some(result) = ended.recv() => {
                     self.put_down(result, &mut hand);
                     while let Ok(result) = ended.try_recv() {
@@ -319,7 +323,7 @@ impl Runner {
                 }
                 Some(fresh) = tickets.recv(), if !draining => {
                     hand.tickets.extend::<Vec<String>>(fresh);
-                    hand.more += 1;
+                    more = true;
                 }
                 Some(()) = rung.recv(), if !draining => {
                     while rung.try_recv().is_ok() {}
@@ -336,7 +340,7 @@ impl Runner {
                     Ok((next_due, waiting)) => {
                         away.over();
                         due = next_due;
-                        hand.more += u64::from(waiting);
+                        more |= waiting;
                     }
                     Err(error) => {
                         not_before = Instant::now() + away.tell(&self.queue, &error);
@@ -350,33 +354,44 @@ impl Runner {
         self.leave(&consumer).await;
     }
 
-    /// Ends what was finished and takes the next jobs, in one call; [`Self::stepped`] has to follow.
-    fn step(&self, consumer: &str, slots: usize, hand: &mut Hand) -> impl Future<Output = Step> + use<> {
-        let part = part_of(slots);
-        let asked = hand.free(slots).min(part);
-        let results: Vec<Ended> = hand.results.drain(..hand.results.len().min(part.clamp(1, MOST_RESULTS))).collect();
-        let tickets = std::mem::take(&mut hand.tickets);
-        let serves = self.options.lease / TICKET_SERVES;
-        let serving = hand.serving.as_ref().filter(|(_, since)| since.elapsed() < serves);
+    /// Ends what was finished, takes up to `free` jobs. On an error the results stay in hand.
+    async fn step(
+        &self,
+        consumer: &str,
+        free: usize,
+        hand: &mut Hand,
+    ) -> Result<(Vec<Taken>, Duration, bool), QueueError> {
+        let batch = hand.results.len().min(MOST_RESULTS);
+        let mut leased = hand.leased.clone();
+        for Ended { lease, .. } in &hand.results[..batch] {
+            leased.end(&lease.ticket);
+        }
+        // After an error it is not certain what the ticket leases; it serves no more.
+        let serving = hand.serving.take().filter(|(_, since)| since.elapsed() < self.options.lease / TICKET_SERVES);
+        let (serving, since) = serving.unwrap_or_else(|| (String::new(), Instant::now()));
+        let over = leased.take_idle(&serving);
         let mut call = STEP.prepare_invoke();
         call.key(base(&self.queue))
             .arg(now_ms())
             .arg(consumer)
             .arg(millis(self.options.lease))
-            .arg(asked)
+            .arg(free)
             .arg(self.options.keep_completed)
             .arg(self.options.keep_failed)
-            .arg(serving.map_or("", |(ticket, _)| &**ticket))
-            .arg(tickets.len())
-            .arg(&tickets);
-        for Ended { lease, outcome } in &results {
+            .arg(&serving)
+            .arg(u8::from(leased.runs_by(&serving)))
+            .arg(hand.tickets.len())
+            .arg(over.len())
+            .arg(&hand.tickets)
+            .arg(&over);
+        for Ended { lease, outcome } in &hand.results[..batch] {
             let (name, value) = match outcome {
                 Outcome::Completed(value) => ("completed", value.as_str()),
                 Outcome::Failed { reason, .. } => ("failed", reason.as_str()),
                 Outcome::Retry { reason, .. } => ("retry", reason.as_str()),
                 Outcome::Released => ("released", ""),
             };
-            call.arg(name).arg(&*lease.ticket).arg(&lease.id).arg(value).arg(lease.attempts);
+            call.arg(name).arg(&lease.ticket).arg(&lease.id).arg(value).arg(lease.attempts);
             call.arg(&lease.retention).arg(&lease.deduplication).arg(&lease.organization);
             let (trace, delay, allowed) = match outcome {
                 Outcome::Completed(_) => continue,
@@ -386,28 +401,8 @@ impl Runner {
             };
             call.arg(trace).arg(millis(delay)).arg(allowed).arg(&lease.priority);
         }
-        hand.asked += asked;
-        let more_before = hand.more;
-        let mut redis = self.redis.shared();
-        async move {
-            let answer = call.invoke_async(&mut redis).await;
-            Step { asked, results, tickets, more_before, answer }
-        }
-    }
-
-    /// What came of a step. After an error the results are in hand again.
-    fn stepped(&self, step: Step, hand: &mut Hand) -> Result<Took, QueueError> {
-        hand.asked -= step.asked;
-        let (lost, ticket, jobs, pause_ms, may_be_more) = match step.answer {
-            Ok(answer) => answer,
-            Err(error) => {
-                hand.results.extend(step.results);
-                hand.tickets.extend(step.tickets);
-                // It is not certain what it leases; it serves no more.
-                hand.serving = None;
-                return Err(error.into());
-            }
-        };
+        let answer: (Vec<String>, String, Vec<Taken>, u64, u64) = call.invoke_async(&mut self.redis.shared()).await?;
+        let (lost, ticket, taken, pause_ms, may_be_more) = answer;
         if !lost.is_empty() {
             tracing::warn!(
                 queue = self.queue,
@@ -415,55 +410,23 @@ impl Runner {
                 "results came after their lease had ended and were dropped"
             );
         }
-        for Ended { lease, .. } in &step.results {
-            hand.leased.end(&lease.ticket);
+        hand.tickets.clear();
+        hand.results.drain(..batch);
+        for _ in &taken {
+            leased.start(&ticket);
         }
-        // Whoever said meanwhile that there is more knows better.
-        if may_be_more > 0 {
-            hand.more += 1;
-        } else if hand.more == step.more_before {
-            hand.more = 0;
+        hand.leased = leased;
+        if !taken.is_empty() || hand.leased.runs_by(&ticket) {
+            let since = if ticket == serving { since } else { Instant::now() };
+            hand.serving = Some((ticket, since));
+        } else {
+            hand.leased.take_idle("");
         }
-        let ticket: Arc<str> = match &hand.serving {
-            Some((serving, _)) if **serving == *ticket => Arc::clone(serving),
-            _ => ticket.into(),
-        };
-        if !jobs.is_empty() {
-            hand.leased.start(&ticket, jobs.len());
-            if hand.serving.as_ref().is_none_or(|(serving, _)| *serving != ticket) {
-                hand.serving = Some((Arc::clone(&ticket), Instant::now()));
-            }
-        }
-        self.lay_down(hand.idle_tickets(false));
-        Ok(Took { ticket, jobs, pause: Duration::from_millis(pause_ms) })
-    }
-
-    /// Gives tickets up by which no job runs any more, in the background.
-    fn lay_down(&self, tickets: Vec<Arc<str>>) {
-        if tickets.is_empty() {
-            return;
-        }
-        let mut call = redis::cmd("XACK");
-        call.arg(format!("{}x:stream", base(&self.queue))).arg("workers");
-        for ticket in &tickets {
-            call.arg(&**ticket);
-        }
-        let mut redis = self.redis.shared();
-        tokio::spawn(async move {
-            // A ticket that stays behind leases nothing, and is given up when its time is over.
-            let _: Result<Ignored, RedisError> = call.query_async(&mut redis).await;
-        });
+        Ok((taken, Duration::from_millis(pause_ms), may_be_more > 0))
     }
 
     /// Starts a job that was taken.
-    fn start(
-        &self,
-        ticket: Arc<str>,
-        taken: Taken,
-        handler: &Arc<impl Handler>,
-        hand: &mut Hand,
-        ended: &mpsc::UnboundedSender<Ended>,
-    ) {
+    fn start(&self, taken: Taken, handler: &Arc<impl Handler>, hand: &mut Hand, ended: &mpsc::UnboundedSender<Ended>) {
         let (name, data, opts, made, asked, doomed, deduplication, organization, priority, starts, id) = taken;
         let opts = opts.unwrap_or_default();
         let options = Options::read(&opts);
@@ -481,7 +444,7 @@ impl Runner {
         hand.runs += 1;
         let lease = Lease {
             id,
-            ticket,
+            ticket: hand.serving.as_ref().map(|(ticket, _)| ticket.clone()).unwrap_or_default(),
             run: hand.runs,
             attempts: made + 1,
             retention: if opts.contains("removeOn") { opts } else { String::new() },
@@ -577,7 +540,7 @@ impl Runner {
         let mut call = BEAT.prepare_invoke();
         call.key(base(&self.queue)).arg(consumer).arg(millis(self.options.lease));
         for (id, running) in &hand.running {
-            call.arg(id).arg(&*running.lease.ticket);
+            call.arg(id).arg(&running.lease.ticket);
         }
         let lost: Result<Vec<String>, RedisError> = call.invoke_async(&mut self.redis.shared()).await;
         // When Redis is away the leases run on; the next beat may still be in time.
@@ -606,115 +569,49 @@ type Ignored = Option<i64>;
 /// Results a script ends at most, so that it never holds Redis for long.
 const MOST_RESULTS: usize = 200;
 
-/// With fewer slots, a step takes all there is.
-const WORTH_PARTING: usize = 8;
-
-/// How many jobs one step takes or ends: half of the slots, so that Redis works on one half while the other is run. Zero
-/// slots end what is left.
-const fn part_of(slots: usize) -> usize {
-    match slots {
-        0 => usize::MAX,
-        1..WORTH_PARTING => slots,
-        _ => slots.div_ceil(2),
-    }
-}
-
-/// A step under way, and what goes back into the hand when it fails.
-struct Step {
-    /// Slots that may be filled by it.
-    asked: usize,
-    results: Vec<Ended>,
-    tickets: Vec<String>,
-    more_before: u64,
-    answer: Result<Answer, RedisError>,
-}
-
-/// What a step took.
-struct Took {
-    ticket: Arc<str>,
-    jobs: Vec<Taken>,
-    /// How long the rate limit lets nothing start.
-    pause: Duration,
-}
-
-/// Ids whose lease was lost, the ticket of the jobs taken, the jobs, milliseconds of the rate limit, whether there may be
-/// more.
-type Answer = (Vec<String>, String, Vec<Taken>, u64, u64);
-
 /// What a runner holds.
 #[derive(Default)]
 struct Hand {
     running: HashMap<String, Running>,
     results: Vec<Ended>,
-    /// Slots that steps under way may fill.
-    asked: usize,
     /// Tickets that were read and lease nothing yet.
     tickets: Vec<String>,
     /// The ticket by which further jobs are taken, and since when it is here.
-    serving: Option<(Arc<str>, Instant)>,
+    serving: Option<(String, Instant)>,
     leased: Leased,
-    /// Zero when nothing waits, as far as is known; grows with every sign that something does.
-    more: u64,
     /// Runs so far.
     runs: u64,
 }
 
-impl Hand {
-    fn is_empty(&self) -> bool {
-        self.running.is_empty() && self.results.is_empty()
-    }
-
-    /// Slots that nothing runs in and nothing was asked for.
-    fn free(&self, slots: usize) -> usize {
-        slots.saturating_sub(self.running.len() + self.asked)
-    }
-
-    fn wants_a_step(&self, slots: usize) -> bool {
-        !self.results.is_empty() || !self.tickets.is_empty() || (self.more > 0 && self.free(slots) > 0)
-    }
-
-    /// A second step beside one under way has to carry as much as that one.
-    fn is_worth_a_step(&self, slots: usize, under_way: usize) -> bool {
-        match under_way {
-            0 => self.wants_a_step(slots),
-            1 if slots >= WORTH_PARTING => {
-                let free = if self.more > 0 { self.free(slots) } else { 0 };
-                self.results.len().max(free) >= part_of(slots)
-            }
-            _ => false,
-        }
-    }
-
-    /// Gives away the tickets by which no job runs any more; the one that serves only when nothing is to be taken now.
-    fn idle_tickets(&mut self, serving_too: bool) -> Vec<Arc<str>> {
-        if serving_too {
-            self.serving = None;
-        }
-        let serving = self.serving.as_ref().map(|(ticket, _)| ticket);
-        let (idle, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.leased.0)
-            .into_iter()
-            .partition(|(held, jobs)| *jobs == 0 && Some(held) != serving);
-        self.leased.0 = rest;
-        idle.into_iter().map(|(ticket, _)| ticket).collect()
-    }
-}
-
 /// How many jobs run, or wait to be ended, by each ticket; seldom more than two tickets.
-#[derive(Default)]
-struct Leased(Vec<(Arc<str>, usize)>);
+#[derive(Clone, Default)]
+struct Leased(Vec<(String, usize)>);
 
 impl Leased {
-    fn start(&mut self, ticket: &Arc<str>, more: usize) {
+    fn start(&mut self, ticket: &str) {
         match self.0.iter_mut().find(|(held, _)| held == ticket) {
-            Some((_, jobs)) => *jobs += more,
-            None => self.0.push((Arc::clone(ticket), more)),
+            Some((_, jobs)) => *jobs += 1,
+            None => self.0.push((ticket.to_owned(), 1)),
         }
     }
 
     fn end(&mut self, ticket: &str) {
-        if let Some((_, jobs)) = self.0.iter_mut().find(|(held, _)| **held == *ticket) {
+        if let Some((_, jobs)) = self.0.iter_mut().find(|(held, _)| held == ticket) {
             *jobs = jobs.saturating_sub(1);
         }
+    }
+
+    fn runs_by(&self, ticket: &str) -> bool {
+        self.0.iter().any(|(held, jobs)| held == ticket && *jobs > 0)
+    }
+
+    /// Gives away the tickets no job runs by any more, but for the one that serves.
+    fn take_idle(&mut self, serving: &str) -> Vec<String> {
+        let (idle, rest) =
+            std::mem::take(&mut self.0).into_iter().partition(|(held, jobs)| *jobs == 0 && held != serving);
+        self.0 = rest;
+        let idle: Vec<(String, usize)> = idle;
+        idle.into_iter().map(|(ticket, _)| ticket).collect()
     }
 }
 

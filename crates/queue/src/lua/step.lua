@@ -1,9 +1,9 @@
 -- One round trip of a busy worker: ends what it finished, then takes what is next.
 --
--- ARGV: now, consumer, lease in ms, jobs to take at most, completed to keep, failed to keep, the ticket that leases what is
--- taken ('' for none yet), number of tickets that were just read, these, then for each result: outcome, ticket, id, value,
--- attempts that ended, options if they say what to keep, deduplication id, organization; and unless it is completed: stack
--- trace, delay, attempts allowed, priority.
+-- ARGV: now, consumer, lease in ms, free slots, completed to keep, failed to keep, the ticket that leases what is taken
+-- ('' for none), 1 if jobs still run by it, number of tickets that were just read, number of tickets whose last job ends
+-- here, both kinds of tickets, then for each result: outcome, ticket, id, value, attempts that ended, options if they say
+-- what to keep, deduplication id, organization; and unless it is completed: stack trace, delay, attempts allowed, priority.
 -- Outcomes: 'completed' (value is JSON), 'failed' (value is the reason), 'retry' (reason, delay in ms), 'released'.
 -- Returns {ids whose lease was lost, ticket of the jobs taken, jobs taken, ms to wait for the rate limit, 1 if there may
 -- be more}; a job is {name, data, opts, attempts made, timestamp, reason to fail it with, deduplication id, organization,
@@ -11,8 +11,13 @@
 
 local now, consumer, lease, free = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local keep = {completed = tonumber(ARGV[5]), failed = tonumber(ARGV[6])}
-local mine, spare, next_arg = ARGV[7], {}, 9 + tonumber(ARGV[8])
-for at = 9, next_arg - 1 do spare[#spare + 1] = ARGV[at] end
+local mine, runs_on, spare, done, next_arg = ARGV[7], ARGV[8] == '1', {}, {}, 11
+for _ = 1, tonumber(ARGV[9]) do
+  spare[#spare + 1], next_arg = ARGV[next_arg], next_arg + 1
+end
+for _ = 1, tonumber(ARGV[10]) do
+  done[#done + 1], next_arg = ARGV[next_arg], next_arg + 1
+end
 
 -- Takes jobs out of the active list. For more than a few, one look at a short list is cheaper than a search for each.
 local function deactivate(ids)
@@ -139,8 +144,10 @@ if free > 0 and not is_paused then
 end
 -- What this worker leaves behind is for the next one.
 if came and not is_paused and (free == 0 or may_be_more == 1) and waiting() > 0 then summon('*') end
+for _, ticket in ipairs(spare) do done[#done + 1] = ticket end
+if #jobs == 0 and mine ~= '' and not runs_on then done[#done + 1] = mine end
 -- The group is gone after an obliterate; then there is nothing to acknowledge either.
-if #spare > 0 then redis.pcall('XACK', STREAM, GROUP, unpack(spare)) end
+if #done > 0 then redis.pcall('XACK', STREAM, GROUP, unpack(done)) end
 
 if #results > 0 and #jobs == 0 and waiting() == 0 and call('LLEN', ACTIVE) == 0 then
   event('drained')
