@@ -56,7 +56,7 @@ fn standing(stack: &Stack) -> Outcome<(u64, u64)> {
          ), sums AS (
              SELECT session_id, sum(2 * 6371000 * asin(sqrt(least(1, power(sin((latitude - before) / 2), 2)
                  + cos(latitude) * cos(before) * power(sin((longitude - before_longitude) / 2), 2))))) AS metres
-             FROM steps GROUP BY session_id
+             FROM steps WHERE before IS NOT NULL GROUP BY session_id
          )
          SELECT count(*) FILTER (WHERE distance_recalculation_status <> 'done' OR dirty_from IS NOT NULL),
                 count(*) FILTER (WHERE distance_recalculation_status = 'done'
