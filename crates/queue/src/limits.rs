@@ -3,6 +3,7 @@
 //! Requests that arrive at the same time are charged by one script call. One call touches the budgets of many callers,
 //! so it needs a Redis that holds all keys: a single node, or a cluster of its own for the queue.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -133,36 +134,76 @@ fn full_key(key: &str) -> String {
     format!("rl:{key}")
 }
 
-async fn charge(redis: &Redis, requests: &[Request]) -> Result<Vec<Vec<Verdict>>, QueueError> {
-    let mut call = LIMITS.prepare_invoke();
-    call.arg(now_ms());
-    for Request { charges, peek } in requests {
-        call.arg(charges.len());
-        for charge in charges {
-            let kind = match charge.kind {
-                _ if *peek => "peek",
-                Kind::Fixed => "fixed",
-                Kind::Sliding => "sliding",
-            };
-            call.key(full_key(&charge.key)).arg(charge.budget).arg(u64::from(charge.window_s) * 1000).arg(kind);
+/// Charges of one call, as the script reads them: every budget once, and who is charged to which.
+#[derive(Default)]
+struct Call {
+    keys: Vec<String>,
+    places: HashMap<String, u16>,
+    budgets: Vec<u8>,
+    charges: Vec<u8>,
+}
+
+const BEGINS_REQUEST: u16 = 0x8000;
+const LOOKS: u16 = 0x4000;
+/// Bytes of an answer: allowed, remaining, ms left.
+const ANSWER: usize = 9;
+
+impl Call {
+    fn of(requests: &[Request]) -> Self {
+        let mut call = Self::default();
+        for Request { charges, peek } in requests {
+            for (number, charge) in charges.iter().enumerate() {
+                let mut which = call.place_of(charge);
+                which |= if number == 0 { BEGINS_REQUEST } else { 0 };
+                which |= if *peek { LOOKS } else { 0 };
+                call.charges.extend_from_slice(&which.to_le_bytes());
+            }
         }
+        call
     }
-    let answers: Vec<(u8, u32, u64)> = call.invoke_async(&mut redis.shared()).await?;
-    let mut answers = answers.into_iter();
+
+    /// Where a budget stands, from 1. A call carries at most [`PACE`]`.most` requests of a few charges each.
+    fn place_of(&mut self, charge: &Charge) -> u16 {
+        if let Some(place) = self.places.get(&charge.key) {
+            return *place;
+        }
+        self.keys.push(full_key(&charge.key));
+        let window_ms = charge.window_s.saturating_mul(1000);
+        self.budgets.extend_from_slice(&charge.budget.to_le_bytes());
+        self.budgets.extend_from_slice(&window_ms.to_le_bytes());
+        self.budgets.push(u8::from(charge.kind == Kind::Sliding));
+        let place = u16::try_from(self.keys.len()).unwrap_or(u16::MAX);
+        self.places.insert(charge.key.clone(), place);
+        place
+    }
+}
+
+async fn charge(redis: &Redis, requests: &[Request]) -> Result<Vec<Vec<Verdict>>, QueueError> {
+    let Call { keys, budgets, charges, .. } = Call::of(requests);
+    let mut call = LIMITS.prepare_invoke();
+    for key in keys {
+        call.key(key);
+    }
+    let answers: Vec<u8> = call.arg(now_ms()).arg(budgets).arg(&charges).invoke_async(&mut redis.shared()).await?;
+    if answers.len() != charges.len() / 2 * ANSWER {
+        return Err(QueueError::Broken("the budgets did not answer every charge".to_owned()));
+    }
+    let mut answers = answers.chunks_exact(ANSWER);
     Ok(requests
         .iter()
         .map(|request| {
-            request
-                .charges
-                .iter()
-                .zip(answers.by_ref())
-                .map(|(charge, (allowed, remaining, left_ms))| Verdict {
-                    allowed: allowed == 1,
-                    limit: charge.budget,
-                    remaining,
-                    reset_s: u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX),
-                })
-                .collect()
+            request.charges.iter().zip(answers.by_ref()).map(|(charge, answer)| verdict(charge, answer)).collect()
         })
         .collect())
+}
+
+fn verdict(charge: &Charge, answer: &[u8]) -> Verdict {
+    let number =
+        |at: usize| answer.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes);
+    Verdict {
+        allowed: answer.first() == Some(&1),
+        limit: charge.budget,
+        remaining: number(1),
+        reset_s: number(5).div_ceil(1000),
+    }
 }

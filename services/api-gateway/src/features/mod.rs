@@ -20,8 +20,11 @@ pub mod webhooks;
 
 use crate::http::endpoint::{Route, Routes};
 
-/// The table of contents: each feature's routes, in reading order.
+/// The table of contents: each feature's routes. What phones send all day stands first: a request is compared with the
+/// routes in this order, and a pattern with a variable in it costs a regular expression.
 pub fn routes(routes: &mut Routes<'_>) {
+    locations::routes(routes);
+    attendance::routes(routes);
     health::routes(routes);
     docs::routes(routes);
     auth::routes(routes);
@@ -29,8 +32,6 @@ pub fn routes(routes: &mut Routes<'_>) {
     organizations::routes(routes);
     employees::routes(routes);
     profile::routes(routes);
-    attendance::routes(routes);
-    locations::routes(routes);
     expenses::routes(routes);
     receipts::routes(routes);
     analytics::routes(routes);
