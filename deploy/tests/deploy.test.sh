@@ -284,6 +284,13 @@ HEALTH_TIMEOUT_S=3 run deploy r1
 expect 0 ''
 serves blue r1
 is maintenance "$(ls "$STATE_DIR/edge")" ''
+case_name='the edge cannot be told'
+ln -s "$work/nowhere/green" "$STATE_DIR/edge/green.active"
+run deploy r2
+expect 1 switch_failed
+serves blue r1
+fleet blue r1
+rm "$STATE_DIR/edge/green.active"
 case_name='two at once'
 (flock 8; sleep 1) 8>>"$STATE_DIR/deploy.lock" &
 sleep 0.2
