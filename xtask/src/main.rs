@@ -32,6 +32,7 @@ mod interrupt;
 mod layers;
 mod openapi;
 mod ops;
+mod outages;
 mod packages;
 mod postgres;
 mod process;
@@ -87,6 +88,8 @@ enum Command {
     Openapi(openapi::Options),
     /// Check what is deployed with: edge, deployment, backups, alerts, dashboards, workflows
     Ops,
+    /// Rehearse outages: a real Prometheus has to hear of each
+    Outages(outages::Options),
 }
 
 fn main() -> ExitCode {
@@ -121,6 +124,7 @@ fn run(command: Command) -> Outcome<ExitCode> {
             Command::Layers => layers::run(),
             Command::Openapi(options) => openapi::run(&options),
             Command::Ops => ops::run(),
+            Command::Outages(options) => outages::run(options).await,
         }
     })
 }

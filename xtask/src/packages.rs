@@ -22,6 +22,8 @@ pub struct Wanted {
     pub node: bool,
     /// nginx, Prometheus's and Alertmanager's own checkers, shellcheck and what the deployment scripts call.
     pub operations: bool,
+    /// Prometheus's exporters: outages are rehearsed with them.
+    pub exporters: bool,
 }
 
 /// A program of `Wanted::operations`, and the package that brings it.
@@ -34,6 +36,14 @@ const OPERATIONS: [(&str, &str); 8] = [
     ("curl", "curl"),
     ("openssl", "openssl"),
     ("pg_basebackup", "postgresql-client"),
+];
+
+/// Programs of `Wanted::exporters`; each is in the package of its name.
+const EXPORTERS: [&str; 4] = [
+    "prometheus-blackbox-exporter",
+    "prometheus-node-exporter",
+    "prometheus-postgres-exporter",
+    "prometheus-redis-exporter",
 ];
 
 /// Makes sure that whatever is wanted is installed.
@@ -94,9 +104,12 @@ fn missing(wanted: Wanted) -> Vec<&'static str> {
     if wanted.node && find("npm").is_none() {
         missing.push("npm");
     }
+    // Debian keeps programs of administrators where not everybody looks.
+    let there = |program: &str| find(program).is_some() || Path::new("/usr/sbin").join(program).is_file();
+    if wanted.exporters {
+        missing.extend(EXPORTERS.iter().filter(|program| !there(program)));
+    }
     if wanted.operations {
-        // Debian keeps programs of administrators where not everybody looks.
-        let there = |program: &str| find(program).is_some() || Path::new("/usr/sbin").join(program).is_file();
         missing.extend(OPERATIONS.iter().filter(|(program, _)| !there(program)).map(|(_, package)| *package));
     }
     missing

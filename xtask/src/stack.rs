@@ -105,7 +105,15 @@ impl Stack {
 
     /// Starts a worker of another release.
     pub fn worker_of(&self, program: &Path) -> Outcome<Running> {
-        let port = free_port()?;
+        self.launch_worker(program, free_port()?)
+    }
+
+    /// Starts a worker whose health and metrics are at this port, without waiting.
+    pub fn worker_at(&self, port: u16) -> Outcome<Running> {
+        self.launch_worker(&self.programs.worker, port)
+    }
+
+    fn launch_worker(&self, program: &Path, port: u16) -> Outcome<Running> {
         self.launch("worker", program, port, &[("WORKER_PORT", &port.to_string())])
     }
 

@@ -34,7 +34,7 @@ pub async fn run(bench: Bench) -> Outcome<ExitCode> {
 }
 
 /// Puts a benchmark's table into its place in docs/benchmarks.md.
-fn write(name: &str, text: &str) -> Outcome {
+pub fn write(name: &str, text: &str) -> Outcome {
     let (begin, end) = (format!("<!-- bench:{name} -->"), format!("<!-- /bench:{name} -->"));
     let path = workspace::root().join("docs/benchmarks.md");
     let page = fs::read_to_string(&path).context("cannot read docs/benchmarks.md")?;
