@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
@@ -60,12 +60,8 @@ pub struct Stored(pub DateTime<Utc>);
 
 impl fmt::Display for Stored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.format("%Y-%m-%dT%H:%M:%S"))?;
-        let micros = self.0.timestamp_subsec_micros();
-        if micros != 0 {
-            let digits = format!("{micros:06}");
-            write!(f, ".{}", digits.trim_end_matches('0'))?;
-        }
+        let text = self.0.to_rfc3339_opts(SecondsFormat::Micros, true);
+        f.write_str(text.trim_end_matches('Z').trim_end_matches('0').trim_end_matches('.'))?;
         f.write_str("+00:00")
     }
 }
@@ -92,7 +88,7 @@ pub struct Replied(pub DateTime<Utc>);
 
 impl fmt::Display for Replied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.format("%Y-%m-%dT%H:%M:%S%.3fZ"))
+        f.write_str(&self.0.to_rfc3339_opts(SecondsFormat::Millis, true))
     }
 }
 

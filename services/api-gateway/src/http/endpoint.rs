@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use actix_web::http::Method;
+use actix_web::http::header::HeaderName;
 use actix_web::web::{self, BytesMut, ServiceConfig};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use domain::Tenant;
@@ -137,6 +138,13 @@ impl<'a> Routes<'a> {
     }
 }
 
+/// What a reply says about the budget it was charged to: requests a window, requests left, seconds until it ends.
+static BUDGET_HEADERS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit"),
+    HeaderName::from_static("x-ratelimit-remaining"),
+    HeaderName::from_static("x-ratelimit-reset"),
+];
+
 async fn serve<E: Endpoint>(request: HttpRequest, payload: web::Payload, state: web::Data<State>) -> HttpResponse {
     let address = client_address(&request, &state.config.trusted_proxies);
     let mut remaining = None;
@@ -160,12 +168,8 @@ async fn serve<E: Endpoint>(request: HttpRequest, payload: web::Payload, state: 
     }
     if let Some(remaining) = remaining {
         let headers = response.headers_mut();
-        for (name, value) in [
-            ("x-ratelimit-limit", remaining.limit),
-            ("x-ratelimit-remaining", remaining.remaining),
-            ("x-ratelimit-reset", remaining.reset_s),
-        ] {
-            headers.insert(actix_web::http::header::HeaderName::from_static(name), value.into());
+        for (name, value) in BUDGET_HEADERS.iter().zip([remaining.limit, remaining.remaining, remaining.reset_s]) {
+            headers.insert(name.clone(), value.into());
         }
     }
     response

@@ -49,8 +49,7 @@ impl Recorder {
         }
     }
 
-    /// Stores one fix; answers after its commit.
-    #[tracing::instrument(name = "record point", skip_all)]
+    /// Stores one fix; answers after its commit. No span of its own: it is all its request does.
     pub async fn record(&self, point: PointToRecord) -> ApiResult<Recorded> {
         answered(self.points.call(point).await)
     }
