@@ -123,6 +123,20 @@ pub async fn find(tx: &mut TenantTx, id: SessionId) -> DbResult<Option<Session>>
         .transpose()
 }
 
+/// Which of these sessions are the organization's.
+#[tracing::instrument(name = "db know sessions", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
+pub async fn known(tx: &mut TenantTx, ids: &[SessionId]) -> DbResult<Vec<SessionId>> {
+    let organization = tx.organization();
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+    let known: Vec<Uuid> = sessions::table
+        .filter(sessions::organization_id.eq(organization))
+        .filter(sessions::id.eq_any(ids))
+        .select(sessions::id)
+        .load(tx.connection())
+        .await?;
+    Ok(known.into_iter().map(SessionId::from).collect())
+}
+
 /// Which sessions a list shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ActivityFilter {

@@ -13,7 +13,7 @@ use domain::analytics::{Dashboard, DayTotals, Metric, OrganizationTotals, Period
 use domain::location::round_2;
 use domain::{EmployeeId, ExpenseId, SessionId, UserId};
 
-use crate::{DbResult, TenantTx};
+use crate::{DbResult, SystemTx, TenantTx};
 
 mod functions {
     use diesel::declare_sql_function;
@@ -592,4 +592,11 @@ pub async fn freshness(tx: &mut TenantTx) -> DbResult<ReadModels> {
         org_dashboard_snapshot: of(boards),
         employee_metrics_snapshot: of(totals),
     })
+}
+
+/// When the dashboard that nobody looked after for the longest time was set; `None` when there is none. By the system
+/// role, for metrics: it is told when and not whose.
+pub async fn oldest_dashboard(tx: &mut SystemTx) -> DbResult<Option<DateTime<Utc>>> {
+    use crate::schema::org_dashboard_snapshot as boards;
+    Ok(boards::table.select(diesel::dsl::min(boards::updated_at)).first(tx.connection()).await?)
 }

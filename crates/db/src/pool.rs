@@ -1,6 +1,7 @@
 //! A pool of connections per role.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use diesel::ConnectionError;
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
@@ -24,7 +25,11 @@ pub struct Db {
     app: Pool<AsyncPgConnection>,
     system: Pool<AsyncPgConnection>,
     carrier: fn() -> Option<String>,
+    waited: Option<Waited>,
 }
+
+/// Is told how long each connection was waited for.
+type Waited = Arc<dyn Fn(Duration) + Send + Sync>;
 
 /// How the connections of one role are used at this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +43,7 @@ pub struct PoolUse {
 impl Db {
     /// Prepares both pools. Nothing is connected yet: a service starts, and says it is not ready, without its database.
     pub fn open(app: &DatabaseConfig, system: &DatabaseConfig) -> Result<Self, InvalidDatabaseUrl> {
-        Ok(Self { app: pool(app)?, system: pool(system)?, carrier: || None })
+        Ok(Self { app: pool(app)?, system: pool(system)?, carrier: || None, waited: None })
     }
 
     /// Has events remember what caused them: `carrier` says it at the moment an event is written, as JSON that whoever
@@ -46,6 +51,13 @@ impl Db {
     #[must_use]
     pub const fn traced_by(mut self, carrier: fn() -> Option<String>) -> Self {
         self.carrier = carrier;
+        self
+    }
+
+    /// Has `waited` told how long each connection was waited for, those that never came included.
+    #[must_use]
+    pub fn timed_by(mut self, waited: impl Fn(Duration) + Send + Sync + 'static) -> Self {
+        self.waited = Some(Arc::new(waited));
         self
     }
 
@@ -66,13 +78,13 @@ impl Db {
 
     /// A connection of the application's role, for statements that set their tenant themselves.
     pub(crate) async fn app(&self) -> DbResult<Connection> {
-        Ok(self.app.get().await?)
+        self.connection(&self.app).await
     }
 
     /// Whether the database answers, within `patience`.
     pub async fn ping(&self, patience: Duration) -> DbResult<()> {
         let asked = async {
-            let mut connection = self.app.get().await?;
+            let mut connection = self.connection(&self.app).await?;
             connection.batch_execute("SELECT 1").await?;
             Ok(())
         };
@@ -111,15 +123,25 @@ impl Db {
         Ok(())
     }
 
+    /// A connection, as soon as one is free.
+    async fn connection(&self, pool: &Pool<AsyncPgConnection>) -> DbResult<Connection> {
+        let since = Instant::now();
+        let connection = pool.get().await;
+        if let Some(waited) = &self.waited {
+            waited(since.elapsed());
+        }
+        Ok(connection?)
+    }
+
     /// Connections are handed out unchecked, so one that died in the pool is noticed here, by the first statement:
     /// nothing has happened yet and a fresh one may be tried.
     async fn begin(&self, pool: &Pool<AsyncPgConnection>, statement: &str) -> DbResult<Connection> {
-        let mut connection = pool.get().await?;
+        let mut connection = self.connection(pool).await?;
         match connection.batch_execute(statement).await.map_err(DbError::from) {
             Ok(()) => Ok(connection),
             Err(DbError::Unavailable(_)) => {
                 discard(connection);
-                let mut connection = pool.get().await?;
+                let mut connection = self.connection(pool).await?;
                 connection.batch_execute(statement).await?;
                 Ok(connection)
             }

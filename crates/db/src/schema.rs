@@ -380,6 +380,34 @@ table! {
     }
 }
 
+table! {
+    admin_sessions (organization_id, id) {
+        organization_id -> Uuid,
+        id -> Uuid,
+        admin_id -> Uuid,
+        started_at -> Timestamptz,
+        ended_at -> Nullable<Timestamptz>,
+        created_at -> Timestamptz,
+    }
+}
+
+table! {
+    queue_retry_intents (organization_id, id) {
+        organization_id -> Uuid,
+        id -> Uuid,
+        queue_name -> Text,
+        job_key -> Text,
+        payload -> Jsonb,
+        status -> Text,
+        retry_count -> Integer,
+        next_retry_at -> Timestamptz,
+        error_message -> Nullable<Text>,
+        trace -> Nullable<Text>,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+    }
+}
+
 // Views: read as they are, never written.
 
 table! {

@@ -610,6 +610,54 @@ pub async fn close_circuit(tx: &mut TenantTx, id: WebhookId, now: DateTime<Utc>)
     Ok(closed == 1)
 }
 
+/// How many circuits are open, and how many dead letters there are, of all organizations. By the system role, for
+/// metrics and for administrators, who are told how much and not whose.
+pub async fn troubles(tx: &mut SystemTx) -> DbResult<(i64, i64)> {
+    let open = webhooks::table
+        .filter(webhooks::circuit_open_until.is_not_null())
+        .select(diesel::dsl::sql::<BigInt>("count(*)"))
+        .first(tx.connection())
+        .await?;
+    let dead = deliveries::table
+        .filter(deliveries::dead_at.is_not_null())
+        .select(diesel::dsl::sql::<BigInt>("count(*)"))
+        .first(tx.connection())
+        .await?;
+    Ok((open, dead))
+}
+
+/// How the newest deliveries of the organization went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, QueryableByName)]
+pub struct Tally {
+    /// How many were looked at.
+    #[diesel(sql_type = BigInt)]
+    pub deliveries: i64,
+    /// Accepted.
+    #[diesel(sql_type = BigInt)]
+    pub succeeded: i64,
+    /// Given up.
+    #[diesel(sql_type = BigInt)]
+    pub failed: i64,
+    /// Those that needed more than one attempt.
+    #[diesel(sql_type = BigInt)]
+    pub retried: i64,
+}
+
+/// Counts the newest `most` deliveries of the organization.
+#[tracing::instrument(name = "db tally deliveries", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
+pub async fn tally(tx: &mut TenantTx, most: i64) -> DbResult<Tally> {
+    Ok(diesel::sql_query(
+        "SELECT count(*) AS deliveries, count(*) FILTER (WHERE status = 'success') AS succeeded,
+                count(*) FILTER (WHERE status = 'failed') AS failed, count(*) FILTER (WHERE attempt_count > 1) AS retried
+         FROM (SELECT status, attempt_count FROM webhook_deliveries WHERE organization_id = $1
+               ORDER BY created_at DESC, id DESC LIMIT $2) AS newest",
+    )
+    .bind::<SqlUuid, _>(tx.organization())
+    .bind::<BigInt, _>(most)
+    .get_result(tx.connection())
+    .await?)
+}
+
 /// Organizations with dead letters from before `horizon`, or with more than `most`. By the system role, as above.
 pub async fn overfull(tx: &mut SystemTx, horizon: DateTime<Utc>, most: i64) -> DbResult<Vec<OrganizationId>> {
     #[derive(QueryableByName)]

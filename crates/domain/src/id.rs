@@ -54,6 +54,10 @@ ids! {
     FixId;
     /// One claim of money spent.
     ExpenseId;
+    /// One stretch of time that an administrator watched.
+    MonitoringSessionId;
+    /// One job that could not be queued.
+    RetryIntentId;
     /// One event under one of its names.
     EventId;
     /// A key that programs call with.

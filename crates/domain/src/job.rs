@@ -37,6 +37,13 @@ pub trait Payload: Serialize + DeserializeOwned + Send + Sync + 'static {
     }
 }
 
+/// Where measurements are kept that were given up.
+pub const DISTANCE_LETTERS: &str = "distance-failed";
+/// Where daily totals are kept that were given up.
+pub const METRICS_LETTERS: &str = "analytics-failed";
+/// Where updates of read models are kept that were given up.
+pub const SNAPSHOT_LETTERS: &str = "snapshot-failed";
+
 /// The name of every job on a dead-letter queue.
 pub const DEAD_LETTER: &str = "dead-letter";
 
@@ -55,7 +62,7 @@ impl Payload for RecalculateDistance {
     const QUEUE: &'static str = "distance-engine";
     const NAME: &'static str = "recalculate";
     const FIELDS: &'static str = "{sessionId, organizationId}";
-    const DEAD_LETTERS: Option<&'static str> = Some("distance-failed");
+    const DEAD_LETTERS: Option<&'static str> = Some(DISTANCE_LETTERS);
 
     fn organization(&self) -> Option<OrganizationId> {
         self.organization
@@ -89,7 +96,7 @@ impl Payload for UpdateMetrics {
     const ATTEMPTS: u32 = 3;
     const BACKOFF: Duration = Duration::from_secs(5);
     const DELAY: Duration = Duration::from_secs(10);
-    const DEAD_LETTERS: Option<&'static str> = Some("analytics-failed");
+    const DEAD_LETTERS: Option<&'static str> = Some(METRICS_LETTERS);
 
     fn organization(&self) -> Option<OrganizationId> {
         self.organization
@@ -141,7 +148,7 @@ impl Payload for Snapshot {
     const QUEUE: &'static str = "snapshot-engine";
     const NAME: &'static str = "snapshot";
     const FIELDS: &'static str = "{type, employeeId, organizationId, …}";
-    const DEAD_LETTERS: Option<&'static str> = Some("snapshot-failed");
+    const DEAD_LETTERS: Option<&'static str> = Some(SNAPSHOT_LETTERS);
 
     fn organization(&self) -> Option<OrganizationId> {
         Some(self.organization)

@@ -12,9 +12,11 @@ pub mod employee;
 pub mod event;
 pub mod expense;
 pub mod id;
+pub mod intent;
 pub mod job;
 pub mod location;
 pub mod money;
+pub mod monitoring;
 pub mod network;
 pub mod page;
 pub mod receipt;
@@ -24,6 +26,7 @@ pub mod webhook;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use id::{
-    ApiKeyId, DeliveryId, EmployeeId, EventId, ExpenseId, FixId, OrganizationId, SessionId, UserId, WebhookId,
+    ApiKeyId, DeliveryId, EmployeeId, EventId, ExpenseId, FixId, MonitoringSessionId, OrganizationId, RetryIntentId,
+    SessionId, UserId, WebhookId,
 };
 pub use tenant::Tenant;

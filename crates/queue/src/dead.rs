@@ -29,6 +29,13 @@ impl Dead {
     pub fn copy_id(&self) -> String {
         format!("{}-{}", self.id, self.failed_ms)
     }
+
+    /// The job that a copy of this id was made of, and when that failed; `None` for an id that we did not give.
+    #[must_use]
+    pub fn of_copy(copy_id: &str) -> Option<(String, u64)> {
+        let (id, failed_ms) = copy_id.rsplit_once('-')?;
+        Some((id.to_owned(), failed_ms.parse().ok()?))
+    }
 }
 
 /// The failed jobs of one queue.

@@ -18,7 +18,7 @@ mod runner;
 mod scripts;
 pub mod streams;
 
-pub use admin::{Admin, Counts};
+pub use admin::{Admin, Counts, Done, Waiting};
 pub use config::RedisConfig;
 pub use connection::Redis;
 pub use dead::{Dead, FailedJobs};

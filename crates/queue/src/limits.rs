@@ -102,6 +102,25 @@ impl Limits {
         verdicts.first().copied().ok_or_else(|| QueueError::Broken("a budget got no verdict".to_owned()))
     }
 
+    /// Takes what one may have at a time, for so long. `Some`: somebody has it, for so long yet. [`Self::clear`] gives it
+    /// back before its time.
+    pub async fn take(&self, key: &str, lasting: Duration) -> Result<Option<Duration>, QueueError> {
+        let key = full_key(key);
+        let (taken, left_ms): (Option<String>, i64) = redis::pipe()
+            .atomic()
+            .cmd("SET")
+            .arg(&key)
+            .arg(1)
+            .arg("NX")
+            .arg("PX")
+            .arg(u64::try_from(lasting.as_millis()).unwrap_or(u64::MAX))
+            .pttl(&key)
+            .query_async(&mut self.redis.shared())
+            .await?;
+        let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or(0));
+        Ok(if taken.is_some() { None } else { Some(left) })
+    }
+
     /// Forgets what a fixed budget was charged.
     pub async fn clear(&self, key: &str, patience: Duration) -> Result<(), QueueError> {
         let mut connection = self.redis.shared();

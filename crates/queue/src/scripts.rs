@@ -18,6 +18,7 @@ script!(ENQUEUE, "lua/enqueue.lua", "Adds jobs.");
 script!(STEP, "lua/step.lua", "Ends jobs and takes the next ones.");
 script!(TICK, "lua/tick.lua", "Keeps the queue in order.");
 script!(BEAT, "lua/beat.lua", "Says that jobs still run.");
+script!(DISCARD, "lua/discard.lua", "Removes jobs that do not run.");
 script!(LEAVE, "lua/leave.lua", "Gives back what a stopping worker did not use.");
 
 /// Charges budgets; knows no queue.

@@ -1,5 +1,7 @@
 //! Everything a caller can be told went wrong.
 
+use std::time::Duration;
+
 use actix_web::http::StatusCode;
 use db::DbError;
 use domain::api_key::Scope;
@@ -95,6 +97,16 @@ pub enum ApiError {
         /// Seconds until trying again makes sense.
         retry_after_s: u64,
     },
+    /// The same was done a moment ago.
+    #[error("Distance DLQ replay is rate-limited. Please wait before replaying again.")]
+    CoolingDown {
+        /// What it was done to.
+        queue: &'static str,
+        /// How long to wait yet.
+        left: Duration,
+        /// How long one has to wait in all.
+        whole: Duration,
+    },
     /// The route has been removed for good.
     #[error("{0}")]
     Gone(&'static str),
@@ -113,6 +125,14 @@ pub enum ApiError {
         depth: u64,
         /// How many it may hold.
         most: u64,
+    },
+    /// It could not be done, in the words of the contract. The cause is logged and not told.
+    #[error("{message}")]
+    Failed {
+        /// What could not be done.
+        message: &'static str,
+        /// Why.
+        cause: String,
     },
     /// Our mistake. The cause is logged and not told.
     #[error("Internal server error")]
@@ -152,10 +172,11 @@ impl ApiError {
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE"),
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE"),
             Self::TooMany { .. } => (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED"),
+            Self::CoolingDown { .. } => (StatusCode::TOO_MANY_REQUESTS, "DLQ_REPLAY_RATE_LIMITED"),
             Self::Gone(_) => (StatusCode::GONE, "GONE"),
             Self::QueueOverloaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "QUEUE_OVERLOADED"),
             Self::NoWorkers(_) | Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE"),
-            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
+            Self::Failed { .. } | Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
         }
     }
 
@@ -171,6 +192,11 @@ impl ApiError {
             Self::QueueOverloaded { queue, depth, most } => {
                 Some(serde_json::json!({ "queue": queue, "queueDepth": depth, "maxQueueDepth": most }))
             }
+            Self::CoolingDown { queue, left, whole } => Some(serde_json::json!({
+                "queue": queue,
+                "retryAfterMs": u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+                "cooldownMs": u64::try_from(whole.as_millis()).unwrap_or(u64::MAX),
+            })),
             _ => None,
         }
     }
@@ -179,7 +205,7 @@ impl ApiError {
     #[must_use]
     pub fn cause(&self) -> Option<&str> {
         match self {
-            Self::Unavailable(cause) | Self::Internal(cause) => Some(cause),
+            Self::Unavailable(cause) | Self::Internal(cause) | Self::Failed { cause, .. } => Some(cause),
             _ => None,
         }
     }

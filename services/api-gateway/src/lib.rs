@@ -10,6 +10,7 @@ pub mod http;
 pub mod identity;
 pub mod jobs;
 pub mod metrics;
+pub mod queues;
 pub mod receipts;
 pub mod startup;
 pub mod state;

@@ -4,12 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use queue::Admin;
-use telemetry::metrics::{Counter, Family, Gauge, HttpMetrics, Registry};
+use db::DbResult;
+use domain::job::{Payload, UpdateMetrics};
+use queue::QueueError;
+use telemetry::metrics::{Counter, Family, Gauge, Histogram, HttpMetrics, Registry};
 
 use crate::state::State;
 
 type Labels<const N: usize> = [(&'static str, String); N];
+
+/// Bounds of waiting for a connection in seconds; half a second alerts.
+const POOL_WAIT_S: [f64; 8] = [0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.0];
 
 /// Metrics of this process.
 pub struct Metrics {
@@ -37,7 +42,14 @@ pub struct Metrics {
     queue_overloads: Family<Labels<1>, Counter>,
     queue_oldest: Family<Labels<1>, Gauge>,
     queue_pending: Family<Labels<1>, Gauge>,
+    analytics_depth: Gauge,
     dead_letters: Family<Labels<1>, Gauge>,
+    intents_pending: Gauge,
+    intents_dead: Gauge,
+    intents_created: Counter,
+    circuits_open: Gauge,
+    snapshot_age: Family<Labels<1>, Gauge>,
+    pool_wait: Histogram,
     outbox_pending: Gauge,
     outbox_oldest: Gauge,
     config_hash: Gauge,
@@ -72,7 +84,19 @@ impl Metrics {
             queue_overloads: register!("queue_overload_events", "Jobs refused because their queue was full"),
             queue_oldest: register!("queue_oldest_age_seconds", "Age of the oldest waiting job"),
             queue_pending: register!("queue_pending", "Jobs taken and not ended"),
+            analytics_depth: register!("analytics_queue_depth", "Analytics jobs that wait, delayed ones included"),
             dead_letters: register!("dlq_size", "Jobs that were given up"),
+            intents_pending: register!("retry_intents_pending", "Jobs of check-outs that could not be queued yet"),
+            intents_dead: register!("retry_intents_dead", "Jobs of check-outs whose queueing was given up"),
+            intents_created: register!("retry_intents_created", "Jobs of check-outs that could not be queued at once"),
+            circuits_open: register!("circuit_open", "Webhooks that are left alone after failures"),
+            snapshot_age: register!("snapshot_age_seconds", "Age of the read model that was set longest ago"),
+            pool_wait: registry.histogram(
+                "db_pool_wait_seconds",
+                "Time a connection to PostgreSQL was waited for",
+                &POOL_WAIT_S,
+                &[],
+            ),
             outbox_pending: register!(
                 "outbox_pending",
                 "Sessions marked for measurement and events written, not done yet"
@@ -91,6 +115,16 @@ impl Metrics {
     /// Counts fixes refused by a rule of their session.
     pub fn location_rejected(&self, reason: &str, fixes: u64) {
         self.locations_rejected.get_or_create(&[("reason", reason.to_owned())]).inc_by(fixes);
+    }
+
+    /// Notes how long a connection to PostgreSQL was waited for.
+    pub fn pool_wait(&self, wait: Duration) {
+        self.pool_wait.observe(wait.as_secs_f64());
+    }
+
+    /// Counts a job that was written down because it could not be queued.
+    pub fn retry_intent_created(&self) {
+        self.intents_created.inc();
     }
 
     /// Counts a job that a full queue did not take.
@@ -136,8 +170,11 @@ impl Metrics {
 /// How often the database and Redis are asked for what a scrape reads from memory.
 const EVERY: Duration = Duration::from_secs(10);
 
+/// The dead letters of webhooks, which are no queue of Redis.
+const WEBHOOK_LETTERS: &str = "webhook-delivery-dlq";
+
 /// Keeps the gauges that need the database or Redis up to date, until the task is dropped.
-pub async fn sample(state: Arc<State>, queue: Admin, name: &'static str) {
+pub async fn sample(state: Arc<State>) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -149,37 +186,55 @@ pub async fn sample(state: Arc<State>, queue: Admin, name: &'static str) {
                 metrics.pool_connections.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
             }
         }
-        let label = [("queue", name.to_owned())];
-        let set = |family: &Family<Labels<1>, Gauge>, value: u64| {
-            family.get_or_create(&label).set(i64::try_from(value).unwrap_or(i64::MAX));
-        };
-        match queue.counts().await {
-            Ok(counts) => {
-                metrics.redis_up.set(1);
-                set(&metrics.queue_depth, counts.waiting + counts.prioritized + counts.delayed);
-                set(&metrics.queue_pending, counts.active);
-                set(&metrics.dead_letters, counts.failed);
-                if let Ok(age_ms) = queue.oldest_age_ms().await {
-                    set(&metrics.queue_oldest, age_ms / 1000);
-                }
-            }
-            Err(_) => {
-                metrics.redis_up.set(0);
-            }
-        }
-        if let Ok((waiting, since)) = outbox(&state).await {
-            metrics.outbox_pending.set(waiting);
-            let age = since.map_or(0, |since| (Utc::now() - since).num_seconds().max(0));
-            metrics.outbox_oldest.set(age);
+        metrics.redis_up.set(i64::from(queues(&state).await.is_ok()));
+        if let Err(error) = rows(&state).await {
+            tracing::debug!(error.message = %error, "gauges of the database were not brought up to date");
         }
     }
 }
 
-/// What is written down and not done yet: sessions to measure, and events to hand on.
-async fn outbox(state: &State) -> db::DbResult<(i64, Option<chrono::DateTime<Utc>>)> {
+fn set(family: &Family<Labels<1>, Gauge>, label: &'static str, word: &str, value: u64) {
+    family.get_or_create(&[(label, word.to_owned())]).set(i64::try_from(value).unwrap_or(i64::MAX));
+}
+
+/// What waits on queues, and what was given up there.
+async fn queues(state: &State) -> Result<(), QueueError> {
+    let metrics = &state.metrics;
+    for (name, queue, letters) in state.queues.each() {
+        let counts = queue.counts().await?;
+        set(&metrics.queue_depth, "queue", name, counts.depth());
+        set(&metrics.queue_pending, "queue", name, counts.active);
+        set(&metrics.queue_oldest, "queue", name, queue.oldest_age_ms().await? / 1000);
+        if name == UpdateMetrics::QUEUE {
+            metrics.analytics_depth.set(i64::try_from(counts.depth()).unwrap_or(i64::MAX));
+        }
+        if let Some(letters) = letters {
+            let letters = letters.counts().await?;
+            set(&metrics.dead_letters, "queue", name, letters.waiting + letters.prioritized);
+        }
+    }
+    // From now on measurements count as made in the time of this process.
+    state.recalculations.total(state.queues.distance.done().await?);
+    Ok(())
+}
+
+/// What is written down and not done yet, given up, or old.
+async fn rows(state: &State) -> DbResult<()> {
+    let metrics = &state.metrics;
+    let age = |since: Option<chrono::DateTime<Utc>>| since.map_or(0, |since| (Utc::now() - since).num_seconds().max(0));
     let mut tx = state.db.system().await?;
     let (marks, marked) = db::attendance::waiting(&mut tx).await?;
     let (events, written) = db::relay::waiting(&mut tx).await?;
+    let (pending, dead) = db::intents::count(&mut tx).await?;
+    let (circuits, letters) = db::webhooks::troubles(&mut tx).await?;
+    let dashboard = db::figures::oldest_dashboard(&mut tx).await?;
     tx.commit().await?;
-    Ok((marks + events, [marked, written].into_iter().flatten().min()))
+    metrics.outbox_pending.set(marks + events);
+    metrics.outbox_oldest.set(age([marked, written].into_iter().flatten().min()));
+    metrics.intents_pending.set(pending);
+    metrics.intents_dead.set(dead);
+    metrics.circuits_open.set(circuits);
+    set(&metrics.dead_letters, "queue", WEBHOOK_LETTERS, u64::try_from(letters).unwrap_or(0));
+    set(&metrics.snapshot_age, "table", "org_dashboard_snapshot", u64::try_from(age(dashboard)).unwrap_or(0));
+    Ok(())
 }

@@ -4,16 +4,16 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::dev::ServerHandle;
 use actix_web::middleware::{Compress, from_fn};
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use actix_web::{App, HttpServer, web};
 use db::Db;
 use domain::Clock;
-use domain::job::{DeliverWebhook, Payload, RecalculateDistance};
+use domain::job::{DeliverWebhook, Payload};
 use queue::limits::Limits;
-use queue::{Admin, Producer, Redis};
+use queue::{Producer, Redis};
 use telemetry::metrics::Registry;
 
 use crate::config::{Config, IdentityConfig};
@@ -21,18 +21,16 @@ use crate::features;
 use crate::features::health::Readiness;
 use crate::features::live::Hub;
 use crate::features::locations::Recorder;
-use crate::http::client_address::client_address;
-use crate::http::endpoint::Routes;
+use crate::http::endpoint::{Routes, no_such_route};
 use crate::http::expiring::Expiring;
-use crate::http::limits::{Budget, admit};
-use crate::http::observe::{RequestContext, observe, present_request};
-use crate::http::reply;
+use crate::http::observe::{observe, present_request};
 use crate::identity::api_keys::ApiKeys;
 use crate::identity::{Authenticator, passwords};
 use crate::jobs::DistanceJobs;
 use crate::metrics::{Metrics, sample};
+use crate::queues::{Queues, Recalculations};
 use crate::receipts::Receipts;
-use crate::state::{Deliveries, State};
+use crate::state::State;
 
 /// People whose standing is remembered.
 const PEOPLE_REMEMBERED: usize = 100_000;
@@ -57,7 +55,6 @@ pub struct Application {
     server: actix_web::dev::Server,
     address: SocketAddr,
     state: Arc<State>,
-    queue: Admin,
     redis: Redis,
 }
 
@@ -72,9 +69,13 @@ impl Application {
         listener: TcpListener,
     ) -> Result<Self, StartError> {
         let wrong = |error: &dyn std::fmt::Display| StartError::Settings(error.to_string());
+        let metrics = Arc::new(Metrics::new(registry));
+        metrics.configured(&config.config_hash);
+        let waited = Arc::clone(&metrics);
         let db = Db::open(&config.database, &config.system_database)
             .map_err(|error| wrong(&error))?
-            .traced_by(present_request);
+            .traced_by(present_request)
+            .timed_by(move |wait| waited.pool_wait(wait));
         let redis = Redis::open(&config.redis).map_err(|error| wrong(&error))?;
         let passwords = passwords::Passwords::new();
         let identity = match &config.identity {
@@ -89,19 +90,18 @@ impl Application {
                 Authenticator::supabase(url, anon_key.clone(), Arc::clone(&clock)).map_err(|error| wrong(&error))?
             }
         };
-        let metrics = Arc::new(Metrics::new(registry));
-        metrics.configured(&config.config_hash);
-        let queue = Admin::new(redis.clone(), RecalculateDistance::QUEUE);
-        let deliveries = Deliveries {
-            producer: Producer::start(redis.clone(), DeliverWebhook::QUEUE),
-            queue: Admin::new(redis.clone(), DeliverWebhook::QUEUE),
-        };
         let live = Hub::start(redis.clone(), Arc::clone(&clock), Arc::clone(&metrics));
         let address = listener.local_addr()?;
         let shutdown_timeout = config.shutdown_timeout;
         let state = Arc::new(State {
             recorder: Recorder::start(db.clone(), Arc::clone(&clock), config.locations_per_commit),
-            jobs: DistanceJobs::start(redis.clone(), config.max_queue_depth, Arc::clone(&metrics)),
+            jobs: DistanceJobs::start(
+                redis.clone(),
+                config.max_queue_depth,
+                db.clone(),
+                Arc::clone(&clock),
+                Arc::clone(&metrics),
+            ),
             limits: Limits::start(redis.clone()),
             receipts: Receipts::open(&config.receipts, &config.api_base_url).map_err(|error| wrong(&error))?,
             standing: Expiring::new(PEOPLE_REMEMBERED),
@@ -109,9 +109,11 @@ impl Application {
             readiness: Readiness::default(),
             metrics,
             live,
-            deliveries,
+            deliveries: Producer::start(redis.clone(), DeliverWebhook::QUEUE),
+            queues: Queues::of(&redis),
+            recalculations: Recalculations::default(),
+            started: Instant::now(),
             draining: AtomicBool::new(false),
-            queue: queue.clone(),
             config,
             db,
             clock,
@@ -132,7 +134,7 @@ impl Application {
         .disable_signals()
         .listen(listener)?
         .run();
-        Ok(Self { server, address, state, queue, redis })
+        Ok(Self { server, address, state, redis })
     }
 
     /// Where it listens.
@@ -157,7 +159,7 @@ impl Application {
             let (live, redis) = (Arc::clone(&self.state.live), self.redis);
             async move { live.run(redis).await }
         });
-        let sampler = tokio::spawn(sample(self.state, self.queue, RecalculateDistance::QUEUE));
+        let sampler = tokio::spawn(sample(self.state));
         let ended = self.server.await;
         identity.abort();
         sampler.abort();
@@ -180,15 +182,4 @@ impl Stopper {
         self.state.live.close();
         self.handle.stop(true).await;
     }
-}
-
-/// Whatever is no route. It is charged to the caller's address like any other refusal.
-async fn no_such_route(request: HttpRequest, state: web::Data<State>) -> HttpResponse {
-    let context = RequestContext::of(&request);
-    let address = client_address(&request, &state.config.trusted_proxies);
-    if let Err(error) = admit(&state, None, address, Budget::Default).await {
-        return reply::refusal(&error, &context.request_id);
-    }
-    let url = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    reply::no_such_route(request.method().as_str(), url, &context.request_id)
 }

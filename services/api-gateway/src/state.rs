@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use db::Db;
 use domain::{Clock, OrganizationId, UserId};
+use queue::Producer;
 use queue::limits::Limits;
-use queue::{Admin, Producer};
 
 use crate::config::Config;
 use crate::features::health::Readiness;
@@ -19,6 +20,7 @@ use crate::identity::api_keys::ApiKeys;
 use crate::identity::passwords::Passwords;
 use crate::jobs::DistanceJobs;
 use crate::metrics::Metrics;
+use crate::queues::{Queues, Recalculations};
 use crate::receipts::Receipts;
 
 /// What every handler may reach. One per process.
@@ -37,8 +39,12 @@ pub struct State {
     pub limits: Limits,
     /// Asks for measurements.
     pub jobs: DistanceJobs,
-    /// Looks at the distance queue.
-    pub queue: Admin,
+    /// Looks at the queues.
+    pub queues: Queues,
+    /// Measurements since the process started.
+    pub recalculations: Recalculations,
+    /// When the process started.
+    pub started: Instant,
     /// Stores single fixes, gathered.
     pub recorder: Recorder,
     /// Where receipts lie.
@@ -48,7 +54,7 @@ pub struct State {
     /// What open streams are told.
     pub live: Arc<Hub>,
     /// Asks for webhook deliveries.
-    pub deliveries: Deliveries,
+    pub deliveries: Producer,
     /// Finds out whose API key it is.
     pub api_keys: ApiKeys,
     /// What `/ready` last found.
@@ -57,14 +63,6 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     /// Whether the process is on its way out.
     pub(crate) draining: AtomicBool,
-}
-
-/// The queue of webhook deliveries, from both ends.
-pub struct Deliveries {
-    /// Puts jobs on it.
-    pub producer: Producer,
-    /// Looks at it.
-    pub queue: Admin,
 }
 
 impl State {

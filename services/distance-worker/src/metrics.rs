@@ -20,6 +20,9 @@ const WAITED_S: [f64; 8] = [0.01, 0.05, 0.2, 1.0, 5.0, 15.0, 60.0, 300.0];
 /// Bounds of the times of analytics jobs in seconds, as the contract has them.
 const ANALYTICS_TOOK_S: [f64; 7] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0];
 
+/// Bounds of waiting for a connection in seconds; half a second alerts.
+const POOL_WAIT_S: [f64; 8] = [0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.0];
+
 /// Metrics of this process.
 pub struct Metrics {
     registry: Registry,
@@ -40,6 +43,8 @@ pub struct Metrics {
     webhook_deliveries: Family<Labels<2>, Counter>,
     webhook_failures: Family<Labels<1>, Counter>,
     webhook_retries: Family<Labels<1>, Counter>,
+    intents_created: Counter,
+    pool_wait: Histogram,
 }
 
 impl Metrics {
@@ -68,6 +73,14 @@ impl Metrics {
             webhook_deliveries: registry.add("webhook_deliveries", "Deliveries that ended"),
             webhook_failures: registry.add("webhook_failures", "Deliveries that failed for good"),
             webhook_retries: registry.add("webhook_retries", "Further attempts that were planned"),
+            intents_created: registry
+                .add("retry_intents_created", "Jobs of check-outs that could not be queued at once"),
+            pool_wait: registry.histogram(
+                "db_pool_wait_seconds",
+                "Time a connection to PostgreSQL was waited for",
+                &POOL_WAIT_S,
+                &[],
+            ),
             events_relayed: registry.add("events_relayed", "Events handed on to webhooks and streams"),
             registry,
         }
@@ -119,6 +132,16 @@ impl Metrics {
     /// Counts a further attempt that was planned.
     pub fn webhook_retry(&self, event_type: &'static str) {
         self.webhook_retries.get_or_create(&[("event_type", event_type)]).inc();
+    }
+
+    /// Counts a job that was written down because it could not be queued.
+    pub fn retry_intent_created(&self) {
+        self.intents_created.inc();
+    }
+
+    /// Notes how long a connection to PostgreSQL was waited for.
+    pub fn pool_wait(&self, wait: Duration) {
+        self.pool_wait.observe(wait.as_secs_f64());
     }
 
     /// Counts events that were handed on.

@@ -10,14 +10,16 @@ use std::time::Duration;
 use db::listen::EventBell;
 use db::relay::Handed;
 use db::{DatabaseConfig, Db, DbError};
-use domain::Clock;
 use domain::event::EventType;
+use domain::intent::{IntendedJob, next_try_after};
 use domain::job::{Following, following};
+use domain::{Clock, OrganizationId, Tenant};
 use queue::live::{Live, LivePublisher};
 use queue::{NewJob, Producer};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::jobs::webhooks::chance;
 use crate::metrics::Metrics;
 
 /// How often events are looked for when nothing rings.
@@ -145,21 +147,45 @@ impl Relay {
 
     /// Asks for the jobs that bring read models up to date. What fails here reconciliation makes up for.
     async fn follow(&self, events: &[Handed]) {
-        let (mut snapshots, mut totals) = (Vec::new(), Vec::new());
+        let (mut snapshots, mut totals, mut intents) = (Vec::new(), Vec::new(), Vec::new());
         for event in events {
             let Some(kind) = EventType::parse(&event.event_type) else { continue };
             for job in following(kind, event.organization, &event.envelope) {
                 match job {
                     Following::Snapshot(job) => snapshots.extend(NewJob::of(&job, event.trace.clone())),
-                    Following::UpdateMetrics(job) => totals.extend(NewJob::of(&job, event.trace.clone())),
+                    Following::UpdateMetrics(job) => {
+                        totals.extend(NewJob::of(&job, event.trace.clone()));
+                        intents.push((event.organization, IntendedJob::Totals(job), event.trace.clone()));
+                    }
                 }
             }
         }
-        for (queue, jobs) in [(&self.snapshots, snapshots), (&self.totals, totals)] {
-            if let Err(error) = queue.enqueue_many(jobs).await {
-                tracing::debug!(error.message = %error, "jobs that follow events could not be queued");
+        if let Err(error) = self.snapshots.enqueue_many(snapshots).await {
+            tracing::debug!(error.message = %error, "jobs that follow events could not be queued");
+        }
+        if let Err(error) = self.totals.enqueue_many(totals).await {
+            tracing::warn!(error.message = %error, "daily totals could not be asked for; trying again later");
+            if let Err(failure) = self.note(intents, &error.to_string()).await {
+                tracing::warn!(error.message = %failure, "retry intents could not be written down");
             }
         }
+    }
+
+    /// Writes down which daily totals could not be asked for; some of them may have been.
+    async fn note(
+        &self,
+        intents: Vec<(OrganizationId, IntendedJob, Option<String>)>,
+        error: &str,
+    ) -> Result<(), DbError> {
+        let now = self.clock.now();
+        for (organization, job, trace) in intents {
+            let Some(delay) = next_try_after(0, chance()) else { continue };
+            let mut tx = self.db.tenant(Tenant::found_by_system(organization)).await?;
+            db::intents::note(&mut tx, &job, trace.as_deref(), error, now + delay, now).await?;
+            tx.commit().await?;
+            self.metrics.retry_intent_created();
+        }
+        Ok(())
     }
 
     /// Tells open streams what they were not told yet.

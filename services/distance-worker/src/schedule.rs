@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use chrono::{Months, TimeDelta};
 use db::audit::Entry;
+use db::intents::Due;
 use db::{Db, DbError};
 use domain::auth::Actor;
+use domain::intent::{IntendedJob, next_try_after};
 use domain::job::{Occasion, RecalculateDistance, Snapshot};
 use domain::{Clock, OrganizationId, Tenant};
 use queue::{NewJob, Producer, QueueError};
@@ -18,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::dead_letters::DeadLetters;
+use crate::jobs::webhooks::chance;
 use crate::metrics::Metrics;
 
 /// How old a mark must be before the sweep takes it for forgotten: the job that was asked for has had its chance.
@@ -32,6 +35,12 @@ const SWEEP_BATCH: usize = 200;
 /// Months of partitions that are always there ahead of time.
 const MONTHS_AHEAD: i32 = 3;
 
+/// Retry intents tried in one turn at most.
+const INTENTS_MOST: i64 = 100;
+
+/// How long retry intents that are over are kept.
+const INTENTS_KEPT: TimeDelta = TimeDelta::hours(72);
+
 /// How often the table is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -39,7 +48,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const AGAIN_AFTER: TimeDelta = TimeDelta::seconds(30);
 
 /// What runs when.
-const TABLE: [(Task, TimeDelta); 9] = [
+const TABLE: [(Task, TimeDelta); 11] = [
     (Task::Deliveries, TimeDelta::seconds(5)),
     (Task::Circuits, TimeDelta::seconds(60)),
     (Task::WebhookDeadLetters, TimeDelta::hours(1)),
@@ -49,6 +58,8 @@ const TABLE: [(Task, TimeDelta); 9] = [
     (Task::Reconcile, TimeDelta::minutes(5)),
     (Task::Retention, TimeDelta::hours(1)),
     (Task::Partitions, TimeDelta::hours(6)),
+    (Task::Intents, TimeDelta::seconds(30)),
+    (Task::OldIntents, TimeDelta::minutes(15)),
 ];
 
 /// Something that runs on a clock.
@@ -73,6 +84,10 @@ pub enum Task {
     Events,
     /// Makes the partitions of the coming months.
     Partitions,
+    /// Tries again to queue jobs of check-outs that could not be queued.
+    Intents,
+    /// Removes those that were queued or given up a while ago.
+    OldIntents,
 }
 
 impl Task {
@@ -89,6 +104,8 @@ impl Task {
             Self::WebhookDeadLetters => "webhook-dead-letters",
             Self::Events => "events",
             Self::Partitions => "partitions",
+            Self::Intents => "retry-intents",
+            Self::OldIntents => "old-intents",
         }
     }
 }
@@ -113,6 +130,8 @@ pub struct Schedule {
     pub producer: Producer,
     /// The queue of read models.
     pub snapshots: Producer,
+    /// The queue of daily totals.
+    pub totals: Producer,
     /// The dead letters of every kind of job.
     pub dead_letters: Vec<DeadLetters>,
     /// `GPS_RETENTION_MONTHS`: whole months of fixes that are kept; `None`: all of them.
@@ -197,6 +216,8 @@ impl Schedule {
             Task::WebhookDeadLetters => self.webhook_dead_letters().await,
             Task::Events => self.events().await,
             Task::Partitions => self.partitions().await,
+            Task::Intents => self.intents().await,
+            Task::OldIntents => self.old_intents().await,
         };
         self.metrics.turn(task.name(), if done.is_ok() { "done" } else { "failed" });
         let Err(error) = done else { return };
@@ -317,6 +338,67 @@ impl Schedule {
         loop {
             let mut tx = self.db.system().await?;
             let gone = db::relay::expire(&mut tx, self.clock.now() - self.events_kept, SWEEP_MOST).await?;
+            tx.commit().await?;
+            if i64::try_from(gone).is_ok_and(|gone| gone < SWEEP_MOST) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Tries to queue what could not be queued at a check-out. A session that was measured since is measured once more,
+    /// to the same end.
+    async fn intents(&self) -> Result<(), TurnError> {
+        let now = self.clock.now();
+        let mut tx = self.db.system().await?;
+        let due = db::intents::due(&mut tx, now, INTENTS_MOST).await?;
+        tx.commit().await?;
+        // Outside of any transaction, and all at the same time: they share their calls.
+        let mut tries = Vec::with_capacity(due.len());
+        for intent in due {
+            let schedule = self.clone();
+            tries.push(tokio::spawn(async move {
+                let tried = schedule.queue(&intent).await;
+                (intent, tried)
+            }));
+        }
+        let mut tried = Vec::with_capacity(tries.len());
+        for one in tries {
+            // A try that panicked has been logged, and is made again at the next turn.
+            tried.extend(one.await);
+        }
+        let mut tx = self.db.system().await?;
+        for (intent, outcome) in tried {
+            match outcome {
+                Ok(()) => db::intents::resolve(&mut tx, &intent, now).await?,
+                Err(error) => {
+                    let next = next_try_after(intent.failures.saturating_add(1), chance()).map(|delay| now + delay);
+                    if next.is_none() {
+                        tracing::warn!(error.message = error, "a retry intent was given up; the sweep goes on asking");
+                    }
+                    db::intents::failed(&mut tx, &intent, &error, next, now).await?;
+                }
+            }
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// Puts the job of an intent on its queue; else says why not.
+    async fn queue(&self, intent: &Due) -> Result<(), String> {
+        let trace = intent.trace.clone();
+        let (queue, job) = match &intent.job {
+            Some(IntendedJob::Distance(job)) => (&self.producer, NewJob::of(job, trace)),
+            Some(IntendedJob::Totals(job)) => (&self.totals, NewJob::of(job, trace)),
+            None => return Err("the payload is not one of a job of ours".to_owned()),
+        };
+        let job = job.map_err(|error| error.to_string())?;
+        queue.enqueue(job).await.map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    /// Removes retry intents that are over.
+    async fn old_intents(&self) -> Result<(), TurnError> {
+        loop {
+            let mut tx = self.db.system().await?;
+            let gone = db::intents::expire(&mut tx, self.clock.now() - INTENTS_KEPT, SWEEP_MOST).await?;
             tx.commit().await?;
             if i64::try_from(gone).is_ok_and(|gone| gone < SWEEP_MOST) {
                 return Ok(());

@@ -52,11 +52,14 @@ impl Worker {
     /// Puts everything together. Neither the database nor Redis has to be there; the port has to be free.
     pub async fn build(config: Config, registry: Registry, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let wrong = |error: &dyn std::fmt::Display| StartError::Settings(error.to_string());
-        let db = Db::open(&config.database, &config.system_database).map_err(|error| wrong(&error))?;
+        let metrics = Arc::new(Metrics::new(registry));
+        let waited = Arc::clone(&metrics);
+        let db = Db::open(&config.database, &config.system_database)
+            .map_err(|error| wrong(&error))?
+            .timed_by(move |wait| waited.pool_wait(wait));
         let redis = Redis::open(&config.redis).map_err(|error| wrong(&error))?;
         let listener =
             TcpListener::bind(("0.0.0.0", config.port)).await.map_err(|error| StartError::Port(config.port, error))?;
-        let metrics = Arc::new(Metrics::new(registry));
         Ok(Self { config, db, redis, clock, metrics, listener })
     }
 
@@ -107,13 +110,14 @@ impl Worker {
             Err(error) => tracing::error!(error.message = %error, "webhooks cannot be called"),
         }
         let snapshots = Producer::start(redis.clone(), Snapshot::QUEUE);
+        let totals = Producer::start(redis.clone(), UpdateMetrics::QUEUE);
         let relay = Relay {
             db: db.clone(),
             bell: config.system_database,
             live: LivePublisher::new(redis.clone()),
             deliveries: deliveries.clone(),
             snapshots: snapshots.clone(),
-            totals: Producer::start(redis.clone(), UpdateMetrics::QUEUE),
+            totals: totals.clone(),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
         };
@@ -123,6 +127,7 @@ impl Worker {
             db,
             producer: Producer::start(redis, RecalculateDistance::QUEUE),
             snapshots,
+            totals,
             dead_letters: crew.dead_letters,
             keep_months: config.keep_months,
             deliveries,

@@ -202,9 +202,13 @@ end
 local ended = {completed = {}, failed = {}}
 local kept_by_own_rule = {}
 
+-- How many of each kind ended in this call, kept or not; BullMQ's own counters have the sum.
+local counted = {completed = 0, failed = 0}
+
 -- Ends a job in `set`, 'completed' or 'failed'; `settle` has to follow. `opts` may be '' when they do not say what to
 -- keep, and so may `deduplication` and `organization`; the rest are fields to write. The caller announces it.
 local function finish(now, id, set, opts, deduplication, organization, ...)
+  counted[set] = counted[set] + 1
   local own = opts ~= '' and own_retention(opts, set == 'completed' and 'removeOnComplete' or 'removeOnFail')
   if organization ~= '' then give_share_back(organization) end
   if deduplication ~= '' then release_deduplication(now, id, deduplication, organization) end
@@ -234,6 +238,9 @@ local function settle(now, keep)
       local own = kept_by_own_rule[set] or {keep[set] or -1, 0}
       retain(now, set, own[1], own[2])
     end
+  end
+  for set, count in pairs(counted) do
+    if count > 0 then call('HINCRBY', base .. 'metrics:' .. set, 'count', count) end
   end
   for first = 1, #garbage, 1000 do call('DEL', unpack(garbage, first, math.min(first + 999, #garbage))) end
   call('XTRIM', EVENTS, 'MAXLEN', '~', max_events)

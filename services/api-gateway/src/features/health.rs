@@ -20,6 +20,7 @@ use crate::http::input::{Input, Parts};
 use crate::http::limits::Budget;
 use crate::http::openapi::About;
 use crate::http::reply;
+use crate::queues::EXPECTED;
 use crate::state::State;
 
 /// The feature's routes.
@@ -139,11 +140,8 @@ impl Endpoint for Ready {
         };
         let ready = found.is_ready() && !state.is_draining();
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        let workers = Workers {
-            status: Word::of(found.workers >= EXPECTED_WORKERS),
-            active: found.workers,
-            expected: EXPECTED_WORKERS,
-        };
+        let workers =
+            Workers { status: Word::of(found.workers >= EXPECTED), active: found.workers, expected: EXPECTED };
         Ok(reply::json(
             status,
             &Readable {
@@ -206,14 +204,11 @@ impl Word {
 #[derive(Serialize, ToSchema)]
 struct Workers {
     status: Word,
-    /// Processes that were there lately.
+    /// Kinds of jobs that somebody is there for.
     active: u64,
-    /// Processes that should be there at the least.
+    /// Kinds of jobs.
     expected: u64,
 }
-
-/// Worker processes that should be there at the least.
-const EXPECTED_WORKERS: u64 = 1;
 
 /// What the dependencies said.
 #[derive(Debug, Clone, Copy)]
@@ -233,8 +228,8 @@ impl Found {
 
 async fn look(state: &State) -> Found {
     let database = state.db.ping(PATIENCE);
-    let redis = async { tokio::time::timeout(PATIENCE, state.queue.ping()).await.is_ok_and(|answer| answer.is_ok()) };
-    let workers = async { tokio::time::timeout(PATIENCE, state.queue.workers()).await.ok().and_then(Result::ok) };
+    let redis = async { tokio::time::timeout(PATIENCE, state.queues.ping()).await.is_ok_and(|answer| answer.is_ok()) };
+    let workers = async { tokio::time::timeout(PATIENCE, state.queues.kinds_served()).await.ok().and_then(Result::ok) };
     let (database, redis, workers) = tokio::join!(database, redis, workers);
     Found { redis, database: database.is_ok(), queues: workers.is_some(), workers: workers.unwrap_or(0) }
 }

@@ -12,6 +12,8 @@ pub mod expenses;
 pub mod health;
 pub mod live;
 pub mod locations;
+pub mod monitoring;
+pub mod operations;
 pub mod organizations;
 pub mod profile;
 pub mod receipts;
@@ -40,6 +42,8 @@ pub fn routes(routes: &mut Routes<'_>) {
     audit::routes(routes);
     live::routes(routes);
     webhooks::routes(routes);
+    monitoring::routes(routes);
+    operations::routes(routes);
 }
 
 /// Every route there is.

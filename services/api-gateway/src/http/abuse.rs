@@ -14,7 +14,11 @@ pub fn note(state: &State, path: &str, refusal: &ApiError) {
         ApiError::MissingScope(_) | ApiError::PeopleOnly => "scope_refused",
         ApiError::WrongRole(_) => "role_refused",
         ApiError::BadCredentials => "login_failed",
-        ApiError::TooMany { .. } => "limit_hit",
+        ApiError::TooMany { .. } | ApiError::CoolingDown { .. } => "limit_hit",
+        // A signed address that was never handed out; or one that is too old.
+        ApiError::AddressExpired => "address_refused",
+        // A row of another organization looks just like one that is not there.
+        ApiError::NotFound(_) | ApiError::NothingFound(_) if path.contains('{') => "foreign_id",
         _ => return,
     };
     state.metrics.abuse(kind);

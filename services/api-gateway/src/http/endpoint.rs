@@ -25,6 +25,7 @@ use super::limits::{Budget, Remaining, admit, charge_refusal};
 use super::observe::{RequestContext, within_request};
 use super::openapi::{self, About, Operation};
 use super::reply;
+use crate::config::Environment;
 use crate::error::{ApiError, ApiResult};
 use crate::state::State;
 
@@ -42,6 +43,8 @@ pub trait Endpoint: 'static {
     const TOKEN_IN_QUERY: bool = false;
     /// What it is charged to.
     const BUDGET: Budget = Budget::Default;
+    /// Whether it is there in production.
+    const IN_PRODUCTION: bool = true;
     /// How long it may take; `None` for the time of the settings.
     const PATIENCE: Option<Duration> = None;
     /// What it takes from the request.
@@ -145,7 +148,24 @@ static BUDGET_HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("x-ratelimit-reset"),
 ];
 
+/// Whatever is no route. It is charged to the caller's address like any other refusal.
+pub async fn no_such_route(request: HttpRequest, state: web::Data<State>) -> HttpResponse {
+    const UNMATCHED: &str = "unmatched";
+    let context = RequestContext::of(&request);
+    let address = client_address(&request, &state.config.trusted_proxies);
+    if let Err(error) = admit(&state, None, address, Budget::Default).await {
+        state.metrics.rate_limited(UNMATCHED);
+        abuse::note(&state, UNMATCHED, &error);
+        return reply::refusal(&error, &context.request_id);
+    }
+    let url = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    reply::no_such_route(request.method().as_str(), url, &context.request_id)
+}
+
 async fn serve<E: Endpoint>(request: HttpRequest, payload: web::Payload, state: web::Data<State>) -> HttpResponse {
+    if !E::IN_PRODUCTION && state.config.environment == Environment::Production {
+        return no_such_route(request, state).await;
+    }
     let address = client_address(&request, &state.config.trusted_proxies);
     let mut remaining = None;
     let context = RequestContext::of(&request);

@@ -109,7 +109,12 @@ pub fn refusal(error: &ApiError, request_id: &str) -> HttpResponse {
     };
     let (success, message) = (false, error.to_string());
     let Some(seconds) = wait else {
-        return json(status, &Refusal { success, error: message, request_id, code, details: error.details() });
+        let mut response =
+            json(status, &Refusal { success, error: message, request_id, code, details: error.details() });
+        if let ApiError::CoolingDown { left, .. } = error {
+            response.headers_mut().insert(RETRY_AFTER, left.as_secs().saturating_add(1).into());
+        }
+        return response;
     };
     let retry_after = format!("{seconds}s");
     let mut response = json(status, &RateLimited { retry_after, success, error: message, request_id, code });
@@ -118,23 +123,37 @@ pub fn refusal(error: &ApiError, request_id: &str) -> HttpResponse {
 }
 
 /// The reply of a path or method that is no route.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = NotFoundRoute)]
+#[serde(rename_all = "camelCase")]
+pub struct NoSuchRoute<'a> {
+    /// `Route METHOD:URL not found`.
+    message: String,
+    error: NotFound,
+    /// Always 404.
+    status_code: u16,
+    /// Always false.
+    #[schema(example = false)]
+    success: bool,
+    /// The request's id, as in the header `X-Request-Id`.
+    request_id: &'a str,
+    code: &'static str,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+enum NotFound {
+    #[serde(rename = "Not Found")]
+    NotFound,
+}
+
+/// The reply of a path or method that is no route.
 #[must_use]
 pub fn no_such_route(method: &str, raw_url: &str, request_id: &str) -> HttpResponse {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct NoSuchRoute<'a> {
-        message: String,
-        error: &'static str,
-        status_code: u16,
-        success: bool,
-        request_id: &'a str,
-        code: &'static str,
-    }
     json(
         StatusCode::NOT_FOUND,
         &NoSuchRoute {
             message: format!("Route {method}:{raw_url} not found"),
-            error: "Not Found",
+            error: NotFound::NotFound,
             status_code: 404,
             success: false,
             request_id,

@@ -196,3 +196,28 @@ async fn guessing_keys_is_counted_and_a_right_beginning_is_no_key() {
     let metrics = app.get("/metrics").await.text;
     assert!(metrics.contains(r#"security_abuse_total{kind="api_key_unknown"} 3"#), "{metrics}");
 }
+
+#[tokio::test]
+async fn a_key_reviews_claims_and_the_audit_log_names_it() {
+    let app = TestApp::start().await;
+    let (organization, other) = (app.organization().await, app.organization().await);
+    let asha = organization.employee("Asha").await;
+    let claim = json!({ "amount": 12.5, "description": "Parking in town" });
+    let id = asha.post("/expenses", &claim).await.data(201)["id"].as_str().unwrap().to_owned();
+    let path = format!("/admin/expenses/{id}");
+    let approved = json!({ "status": "APPROVED" });
+    let (reader, _) = organization.admin.api_key(&["read:employees"]).await;
+    let (writer, key_id) = organization.admin.api_key(&["write:expenses"]).await;
+    let (foreign, _) = other.admin.api_key(&["write:expenses"]).await;
+    let refused = app.with_key(&reader, Method::PATCH, &path, &approved).await;
+    refused.refused(403, "FORBIDDEN", "API key missing required scope: write:expenses");
+    app.with_key(&foreign, Method::PATCH, &path, &approved).await.refused(404, "NOT_FOUND", "Expense not found");
+
+    let reviewed = app.with_key(&writer, Method::PATCH, &path, &approved).await.data(200);
+    assert_eq!((&reviewed["status"], &reviewed["reviewed_by"]), (&json!("APPROVED"), &Value::Null));
+    assert!(reviewed["reviewed_at"].is_string());
+    let log = organization.admin.get("/admin/audit-log?event=EXPENSE_APPROVED").await.json();
+    let entry = &log["data"][0];
+    assert_eq!((&entry["resource_id"], &entry["actor_id"]), (&json!(id), &Value::Null));
+    assert_eq!(entry["payload"]["api_key_id"], json!(key_id), "{entry}");
+}

@@ -14,8 +14,6 @@ const DIFFERENCES: &str = include_str!("../../../../docs/api/differences.yaml");
 /// `docs/api/differences.yaml`.
 #[derive(Deserialize)]
 struct Differences {
-    /// Operations of the contract that are not served yet.
-    not_built: BTreeSet<String>,
     explained: Vec<Explained>,
 }
 
@@ -30,14 +28,10 @@ fn contract() -> Api {
     Api(yaml_serde::from_str(CONTRACT).unwrap())
 }
 
-fn differences() -> Differences {
-    yaml_serde::from_str(DIFFERENCES).unwrap()
-}
-
 #[test]
 fn the_description_says_what_the_contract_says_except_where_that_is_explained() {
-    let Differences { not_built, explained } = differences();
-    let found = compare(described(), &contract(), &not_built);
+    let Differences { explained } = yaml_serde::from_str(DIFFERENCES).unwrap();
+    let found = compare(described(), &contract());
     let patterns: Vec<(&str, &str)> = explained
         .iter()
         .flat_map(|part| part.differences.iter().map(|line| (line.as_str(), part.why.as_str())))
@@ -53,15 +47,6 @@ fn the_description_says_what_the_contract_says_except_where_that_is_explained() 
         }
     }
     assert!(report.is_empty(), "docs/api/differences.yaml:\n{report}");
-}
-
-#[test]
-fn what_is_listed_as_not_built_is_in_the_contract_and_not_served() {
-    let (served, wanted) = (described().operations(), contract().operations());
-    for operation in differences().not_built {
-        assert!(wanted.contains_key(&operation), "{operation} is not in the contract");
-        assert!(!served.contains_key(&operation), "{operation} is served: take it off the list");
-    }
 }
 
 #[test]
@@ -86,7 +71,7 @@ fn the_comparison_sees_what_it_is_for() {
     let object = |name: &str, field: Value, required: &[&str]| json!({ "type": "object", "properties": { name: field }, "required": required });
     let number = json!({ "type": "number", "minimum": 1 });
     let plain = operation(&object("a", number.clone(), &["a"]), true);
-    let lines = |other: &Api| compare(&plain, other, &BTreeSet::new());
+    let lines = |other: &Api| compare(&plain, other);
     assert_eq!(lines(&plain), Vec::<String>::new());
     for (other, says) in [
         (operation(&object("a", number.clone(), &["a"]), false), "must be there"),
@@ -127,7 +112,7 @@ fn matches(pattern: &str, line: &str) -> bool {
     }
 }
 
-fn compare(ours: &Api, theirs: &Api, not_built: &BTreeSet<String>) -> Vec<String> {
+fn compare(ours: &Api, theirs: &Api) -> Vec<String> {
     let mut notes = Notes(Vec::new());
     let (served, wanted) = (ours.operations(), theirs.operations());
     for name in served.keys().filter(|name| !wanted.contains_key(*name)) {
@@ -136,7 +121,6 @@ fn compare(ours: &Api, theirs: &Api, not_built: &BTreeSet<String>) -> Vec<String
     for (name, operation) in wanted {
         match served.get(&name) {
             Some(described) => compare_operation(&name, (ours, described), (theirs, &operation), &mut notes),
-            None if not_built.contains(&name) => {}
             None => notes.add(&name, "is not served"),
         }
     }

@@ -31,7 +31,7 @@ async fn readiness_names_what_is_away_and_remembers_for_three_seconds() {
     let mut app = TestApp::start().await;
     let ready = app.get("/ready").await;
     assert_eq!((ready.status.as_u16(), &ready.json()["status"]), (200, &json!("ready")), "{}", ready.text);
-    let checks = json!({ "redis": "ok", "supabase": "ok", "bullmq": "ok", "workers": { "status": "error", "active": 0, "expected": 1 } });
+    let checks = json!({ "redis": "ok", "supabase": "ok", "bullmq": "ok", "workers": { "status": "error", "active": 0, "expected": 4 } });
     assert_eq!(ready.json()["checks"], checks);
     app.redis.kill();
     assert_eq!(app.get("/ready").await.status, 200);

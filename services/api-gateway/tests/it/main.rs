@@ -20,6 +20,8 @@ mod identity;
 mod limits;
 mod live;
 mod locations;
+mod monitoring;
+mod operations;
 mod outages;
 mod people;
 mod profile;

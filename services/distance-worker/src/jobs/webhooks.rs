@@ -326,7 +326,7 @@ fn wished(text: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
 }
 
 /// From 0 to 1, at random.
-fn chance() -> f64 {
+pub(crate) fn chance() -> f64 {
     let mut bytes = [0; 4];
     // Without randomness attempts are merely not spread.
     let _ = SystemRandom::new().fill(&mut bytes);

@@ -17,6 +17,7 @@ fn schedule(database: &TestDatabase, clock: &Arc<ManualClock>) -> Schedule {
         db: database.open(),
         producer: Producer::start(redis.clone(), "distance-engine"),
         snapshots: Producer::start(redis.clone(), "snapshot-engine"),
+        totals: Producer::start(redis.clone(), "analytics"),
         deliveries: Producer::start(redis, "webhook-delivery"),
         dead_letters_most: 10_000,
         dead_letters_kept: TimeDelta::days(30),
@@ -52,6 +53,8 @@ async fn of_many_workers_exactly_one_takes_each_turn() {
     assert_eq!(turns[&Task::Reconcile], 1, "every 5 min");
     assert_eq!(turns[&Task::Partitions], 1, "every 6 h");
     assert_eq!(turns[&Task::Retention], 1, "every hour");
+    assert_eq!(turns[&Task::Intents], 4, "every 30 s");
+    assert_eq!(turns[&Task::OldIntents], 1, "every 15 min");
 
     // The one that took a turn may die in it: the next turn is anybody's.
     clock.advance(TimeDelta::hours(6));

@@ -37,7 +37,7 @@ impl Endpoint for CheckOut {
         };
         db::events::record(&mut tx, &Event::CheckedOut(session.clone()), now).await?;
         tx.commit().await?;
-        call.state.jobs.ask(caller.tenant(), session.id, &call.request_id);
+        call.state.jobs.ask_at_check_out(caller.tenant(), session.id, &call.request_id);
         Ok(reply::ok(session))
     }
 }

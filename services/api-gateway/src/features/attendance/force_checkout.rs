@@ -47,7 +47,7 @@ impl Endpoint for ForceCheckout {
             .with("employee_id", employee.to_string());
         audit::record(&mut tx, &entry, now).await?;
         tx.commit().await?;
-        call.state.jobs.ask(caller.tenant(), session.id, &call.request_id);
+        call.state.jobs.ask_at_check_out(caller.tenant(), session.id, &call.request_id);
         let duration_seconds = session.checkout_at.map(|ended| duration_s(session.checkin_at, ended));
         Ok(reply::ok(Closed { session, duration_seconds }))
     }

@@ -1,11 +1,14 @@
 //! `POST /attendance/{sessionId}/recalculate`
 
+use std::time::Instant;
+
 use actix_web::HttpResponse;
 use actix_web::http::Method;
 use chrono::TimeDelta;
 use db::measurement::{From, Outcome, measure};
 use domain::SessionId;
 use domain::auth::Role;
+use queue::Done;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -55,6 +58,7 @@ impl Endpoint for Recalculate {
                 config.max_session_hours
             )));
         }
+        let since = Instant::now();
         match measure(&mut tx, id, From::Beginning, config.max_points, now).await? {
             Outcome::NoSuchSession => Err(NOT_FOUND),
             Outcome::TooManyPoints => Err(ApiError::Refused(format!(
@@ -67,6 +71,10 @@ impl Endpoint for Recalculate {
             ))),
             Outcome::Measured(_, measured) => {
                 tx.commit().await?;
+                call.state.recalculations.made(Done {
+                    at_ms: u64::try_from(now.timestamp_millis()).unwrap_or_default(),
+                    took_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+                });
                 Ok(reply::ok(Remeasured {
                     session_id: id,
                     total_distance_km: measured.distance_km,

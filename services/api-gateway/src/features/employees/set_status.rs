@@ -78,7 +78,7 @@ impl Endpoint for SetStatus {
         }
         tx.commit().await?;
         for session in closed {
-            call.state.jobs.ask(caller.tenant(), session.id, &call.request_id);
+            call.state.jobs.ask_at_check_out(caller.tenant(), session.id, &call.request_id);
         }
         if let Some(user) = employee.user {
             call.state.standing.remove(&(caller.tenant().organization(), user));

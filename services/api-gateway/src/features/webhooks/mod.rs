@@ -107,8 +107,7 @@ async fn may_be_queued(state: &State) -> ApiResult<()> {
     if !state.config.workers_enabled {
         return Err(ApiError::NoWorkers("Workers not enabled — webhook delivery requires WORKERS_ENABLED=true"));
     }
-    let counts = state.deliveries.queue.counts().await?;
-    let (depth, most) = (counts.waiting + counts.prioritized + counts.delayed, state.config.max_queue_depth);
+    let (depth, most) = (state.queues.deliveries.counts().await?.depth(), state.config.max_queue_depth);
     if depth >= most {
         return Err(ApiError::QueueOverloaded { queue: DeliverWebhook::QUEUE, depth, most });
     }
@@ -119,7 +118,7 @@ async fn may_be_queued(state: &State) -> ApiResult<()> {
 async fn ask(state: &State, job: &DeliverWebhook, request_id: &str) {
     let asked = match NewJob::of(job, telemetry::traces::carrier(request_id)) {
         // Ahead of first attempts that wait: somebody looks at it.
-        Ok(new) => state.deliveries.producer.enqueue(NewJob { priority: 1, ..new }).await.map(|_| ()),
+        Ok(new) => state.deliveries.enqueue(NewJob { priority: 1, ..new }).await.map(|_| ()),
         Err(error) => Err(error),
     };
     if let Err(error) = asked {
