@@ -93,3 +93,16 @@ async fn without_redis_the_answer_comes_soon_and_with_it_again_soon_after() {
         }
     }
 }
+
+#[tokio::test]
+async fn one_takes_it_at_a_time_whichever_replica_asks() {
+    let server = RedisServer::start().unwrap();
+    let replicas = [limits(&server), limits(&server)];
+    let lasting = Duration::from_secs(15);
+    assert_eq!(replicas[0].take("replay:a", lasting).await.unwrap(), None);
+    let left = replicas[1].take("replay:a", lasting).await.unwrap().unwrap();
+    assert!(left <= lasting && left > Duration::from_secs(5), "{left:?}");
+    assert_eq!(replicas[1].take("replay:b", lasting).await.unwrap(), None);
+    replicas[1].clear("replay:a", PATIENCE).await.unwrap();
+    assert_eq!(replicas[0].take("replay:a", lasting).await.unwrap(), None);
+}

@@ -506,3 +506,49 @@ async fn a_flood_of_one_organization_delays_the_others_by_little() {
     worker.stop().await;
     queue.assert_settled(526, 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_done_is_counted_and_timed_also_when_it_is_not_kept() {
+    let queue = TestQueue::start().await;
+    assert_eq!((queue.admin.done().await.unwrap(), queue.admin.last_done(10).await.unwrap()), (0, Vec::new()));
+    let script =
+        Script::of(
+            |job, _| if job.data.contains("13") { Err(JobError::GiveUp("unlucky".into())) } else { Ok(json!(1)) },
+        );
+    let worker = queue.worker(&script, RunnerOptions { keep_completed: 5, ..slots(4) });
+    queue.producer.enqueue_many((0..20).map(TestQueue::job).collect()).await.unwrap();
+    eventually("all are done", async || queue.admin.done().await.unwrap() == 19).await;
+    assert_eq!(queue.call(&["HGET", &TestQueue::key("metrics:failed"), "count"]), "1");
+    let last = queue.admin.last_done(100).await.unwrap();
+    assert_eq!(last.len(), 5);
+    assert!(last.is_sorted_by_key(|done| std::cmp::Reverse(done.at_ms)));
+    assert!(last.iter().all(|done| done.took_ms < 10_000), "{last:?}");
+    assert_eq!(queue.admin.last_done(2).await.unwrap(), last[..2]);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_removed_unless_they_run_or_were_repeated() {
+    let queue = TestQueue::start().await;
+    let (first, second) = (added(&queue, TestQueue::job(1)).await, added(&queue, TestQueue::job(2)).await);
+    let waiting = queue.admin.waiting().await.unwrap();
+    assert_eq!(waiting.iter().map(|job| job.id.as_str()).collect::<Vec<_>>(), [&*first, &*second], "the oldest first");
+    assert_eq!(waiting[0].data, r#"{"number":1}"#);
+    // One that runs is left alone.
+    queue.call(&["SET", &TestQueue::key(&format!("{second}:lock")), "1-1"]);
+    let ids = [first.clone(), second.clone(), "nobody".to_owned()];
+    assert_eq!(queue.admin.discard_waiting(&ids).await.unwrap(), 1);
+    assert_eq!(queue.call(&["EXISTS", &TestQueue::key(&first), &TestQueue::key(&second)]), "1");
+    let events = queue.call(&["XRANGE", &TestQueue::key("events"), "-", "+"]);
+    assert!(events.contains("removed"), "{events}");
+
+    for (id, failed_ms) in [("a", "1000"), ("b", "2000")] {
+        queue.call(&["HSET", &TestQueue::key(id), "name", "work"]);
+        queue.call(&["ZADD", &TestQueue::key("failed"), failed_ms, id]);
+    }
+    // The second failed once more since.
+    let jobs = [("a".to_owned(), 1000), ("b".to_owned(), 1999), ("c".to_owned(), 1000)];
+    assert_eq!(queue.admin.discard_failed(&jobs).await.unwrap(), 1);
+    assert_eq!(queue.call(&["ZRANGE", &TestQueue::key("failed"), "0", "-1"]), "b\n");
+    assert_eq!(queue.call(&["EXISTS", &TestQueue::key("a"), &TestQueue::key("b")]), "1");
+}

@@ -5,6 +5,7 @@
 mod bad_jobs;
 mod dead_letters;
 mod figures;
+mod intents;
 mod pages;
 mod schedule;
 mod support;
