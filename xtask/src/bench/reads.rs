@@ -48,7 +48,7 @@ enum Who {
 }
 
 /// What is read. Those with an aim are the ones that are looked at all day.
-const READS: [(&str, Who, &str); 16] = [
+const READS: [(&str, Who, &str); 17] = [
     ("dashboard", Who::Admin, "/admin/dashboard"),
     ("organization summary", Who::Admin, "/admin/org-summary"),
     ("leaderboard", Who::Admin, "/admin/leaderboard"),
@@ -63,6 +63,7 @@ const READS: [(&str, Who, &str); 16] = [
     ("sessions of an employee", Who::Admin, "/admin/sessions?employee_id={employee}&limit=100"),
     ("my sessions", Who::Employee, "/attendance/my-sessions"),
     ("employees, first page", Who::Admin, "/admin/employees?limit=100"),
+    ("map", Who::Admin, "/admin/monitoring/map"),
     ("expense summary", Who::Admin, "/admin/expenses/summary"),
     ("expenses, first page", Who::Admin, "/admin/expenses"),
 ];

@@ -101,3 +101,60 @@ async fn the_programs_drain_when_told_and_answer_their_health_checks() {
     assert_eq!(product.workers[0].terminate().code(), Some(0));
     assert_eq!(product.gateway.terminate().code(), Some(0));
 }
+
+#[tokio::test]
+async fn tampering_with_the_audit_log_is_named_on_the_command_line() {
+    let product = Product::start(0, &[]).await;
+    let api = product.api();
+    let admin = api.sign_in(ADMIN).await;
+    for name in ["first", "second", "third"] {
+        let key = serde_json::json!({ "name": name, "scopes": ["read:sessions"] });
+        assert_eq!(api.post(&admin, "/admin/api-keys", &key).await.0, 201);
+    }
+    // It needs nothing but the database.
+    let verify = || {
+        let answer = Command::new(program("api-gateway"))
+            .args(["audit", "verify"])
+            .env_clear()
+            .env("SYSTEM_DATABASE_URL", product.database.system_url())
+            .output()
+            .unwrap();
+        let lines: Vec<serde_json::Value> =
+            answer.stdout.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        (answer.status.code(), lines)
+    };
+    let superuser = product.database.superuser().await;
+    let ids =
+        superuser.query("SELECT id::text, organization_id::text FROM admin_audit_log ORDER BY position", &[]).await;
+    let ids: Vec<(String, String)> = ids.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect();
+    let organization = &ids[0].1;
+    let (code, lines) = verify();
+    assert_eq!((code, lines.len()), (Some(0), 1), "{lines:?}");
+    assert_eq!((&lines[0]["organization_id"], &lines[0]["intact"]), (&organization.as_str().into(), &true.into()));
+    assert_eq!((&lines[0]["entries"], lines[0]["lastHash"].as_str().unwrap().len()), (&3.into(), 64));
+
+    let tamper = async |sql: &str| superuser.batch_execute(sql).await.unwrap();
+    tamper("UPDATE admin_audit_log SET payload = payload || '{\"name\": \"other\"}' WHERE position = 2").await;
+    let (code, lines) = verify();
+    let named = serde_json::json!({
+        "organization_id": organization, "intact": false, "fault": "changed", "position": 2, "entryId": ids[1].0,
+    });
+    assert_eq!((code, &lines[..]), (Some(1), &[named][..]));
+
+    tamper("DELETE FROM admin_audit_log WHERE position = 2").await;
+    let (code, lines) = verify();
+    let named = serde_json::json!({
+        "organization_id": organization, "intact": false, "fault": "missing", "position": 2, "entryId": ids[2].0,
+    });
+    assert_eq!((code, &lines[..]), (Some(1), &[named][..]));
+
+    // A database that is not there is no proof of anything.
+    let away = Command::new(program("api-gateway"))
+        .args(["audit", "verify"])
+        .env_clear()
+        .env("SYSTEM_DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing")
+        .output()
+        .unwrap();
+    assert_eq!(away.status.code(), Some(1));
+    assert!(!away.stderr.is_empty());
+}

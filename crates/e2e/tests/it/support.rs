@@ -59,6 +59,8 @@ pub struct Product {
     pub database: TestDatabase,
     pub redis: RedisServer,
     pub gateway: Process,
+    /// Further gateways.
+    pub replicas: Vec<Process>,
     pub workers: Vec<Process>,
     pub http: Client,
     folder: PathBuf,
@@ -99,6 +101,7 @@ impl Product {
             database,
             redis,
             gateway,
+            replicas: Vec::new(),
             workers: Vec::new(),
             http: Client::builder().no_proxy().build().unwrap(),
             folder,
@@ -115,6 +118,18 @@ impl Product {
         self.workers.push(serve("distance-worker", "WORKER_PORT", &self.settings, &self.folder));
     }
 
+    /// Starts one more gateway, and waits until it is ready.
+    pub async fn add_gateway(&mut self) {
+        let process = serve("api-gateway", "PORT", &self.settings, &self.folder);
+        self.ready(process.port).await;
+        self.replicas.push(process);
+    }
+
+    /// A program with this product's settings, for one command.
+    pub fn command(&self, name: &str) -> Command {
+        command(name, &self.settings)
+    }
+
     pub fn restart_gateway(&mut self) {
         self.gateway = serve("api-gateway", "PORT", &self.settings, &self.folder);
     }
@@ -129,7 +144,12 @@ impl Product {
     }
 
     pub fn api(&self) -> Api {
-        Api { http: self.http.clone(), base: format!("http://127.0.0.1:{}", self.gateway.port) }
+        self.api_of(&self.gateway)
+    }
+
+    /// The API as one of the gateways serves it.
+    pub fn api_of(&self, gateway: &Process) -> Api {
+        Api { http: self.http.clone(), base: format!("http://127.0.0.1:{}", gateway.port) }
     }
 
     /// Hires somebody, signs them in, checks them in.
@@ -193,8 +213,47 @@ impl Api {
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
+    /// Opens the stream of events; `last` is the number of the last event that was seen.
+    pub async fn events(&self, token: &str, last: Option<i64>) -> Events {
+        let mut request = self.http.get(format!("{}/admin/events", self.base)).bearer_auth(token);
+        if let Some(last) = last {
+            request = request.header("last-event-id", last.to_string());
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        let mut events = Events { response, read: String::new() };
+        assert_eq!(events.next().await.unwrap().1, "connected");
+        events
+    }
+
     pub async fn get(&self, token: &str, path: &str) -> Value {
         self.http.get(format!("{}{path}", self.base)).bearer_auth(token).send().await.unwrap().json().await.unwrap()
+    }
+}
+
+/// A stream of events, read event by event.
+pub struct Events {
+    response: reqwest::Response,
+    read: String,
+}
+
+impl Events {
+    /// Number, name and message of the next event; `None` when the stream has ended. Comments are passed over.
+    pub async fn next(&mut self) -> Option<(Option<i64>, String, Value)> {
+        loop {
+            if let Some((block, rest)) = self.read.split_once("\n\n") {
+                let (block, rest) = (block.to_owned(), rest.to_owned());
+                self.read = rest;
+                let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned));
+                let Some(name) = field("event: ") else { continue };
+                let data = serde_json::from_str(&field("data: ").unwrap()).unwrap();
+                return Some((field("id: ").map(|id| id.parse().unwrap()), name, data));
+            }
+            match tokio::time::timeout(Duration::from_secs(60), self.response.chunk()).await.unwrap() {
+                Ok(Some(chunk)) => self.read.push_str(&String::from_utf8_lossy(&chunk)),
+                Ok(None) | Err(_) => return None,
+            }
+        }
     }
 }
 

@@ -18,9 +18,14 @@ pub fn note(state: &State, path: &str, refusal: &ApiError) {
         // A signed address that was never handed out; or one that is too old.
         ApiError::AddressExpired => "address_refused",
         // A row of another organization looks just like one that is not there.
-        ApiError::NotFound(_) | ApiError::NothingFound(_) if path.contains('{') => "foreign_id",
+        ApiError::NotFound(_) if path.contains('{') && !path.starts_with("/docs/") => "foreign_id",
         _ => return,
     };
+    noted(state, path, kind);
+}
+
+/// The same for a refusal that has words of its own.
+pub fn noted(state: &State, path: &str, kind: &'static str) {
     state.metrics.abuse(kind);
     tracing::warn!(abuse.kind = kind, route = path, "a request was refused that looks like trying doors");
 }

@@ -239,6 +239,9 @@ async fn examine<E: Endpoint>(
         Err(error) => {
             let (error, left) = charge_refusal(state, address, error).await;
             *remaining = left;
+            if matches!(error, ApiError::TooMany { .. }) {
+                state.metrics.rate_limited(E::PATH);
+            }
             return Err(error);
         }
     };

@@ -27,6 +27,7 @@ mod people;
 mod profile;
 mod receipts;
 mod schema;
+mod security;
 mod sessions;
 mod support;
 mod users;

@@ -6,6 +6,7 @@
 //! address at a time, a few kilobytes read.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,16 +81,7 @@ impl Deliver {
     /// Prepares to make attempts; further ones are asked for through `again`.
     pub fn new(cx: Context, options: DeliverOptions, again: Producer) -> Result<Self, reqwest::Error> {
         let allowed: Arc<[Network]> = options.allowed.into();
-        let client = |plain: bool| {
-            Client::builder()
-                .no_proxy()
-                .redirect(redirect::Policy::none())
-                .timeout(PATIENCE)
-                .dns_resolver(Arc::new(Vetted { plain, allowed: Arc::clone(&allowed) }))
-                // A connection that is kept open would be to an address that nobody judges any more.
-                .pool_max_idle_per_host(0)
-                .build()
-        };
+        let client = |plain| client(Vetted { plain, allowed: Arc::clone(&allowed), look_up: Arc::new(look_up) });
         // The client brings no cryptography of its own. An error would say that one is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(Self {
@@ -102,6 +94,18 @@ impl Deliver {
             again,
         })
     }
+}
+
+/// A client that goes nowhere but to addresses that were judged.
+fn client(vetted: Vetted) -> reqwest::Result<Client> {
+    Client::builder()
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .timeout(PATIENCE)
+        .dns_resolver(Arc::new(vetted))
+        // A connection that is kept open would be to an address that nobody judges any more.
+        .pool_max_idle_per_host(0)
+        .build()
 }
 
 impl Kind for Deliver {
@@ -355,17 +359,27 @@ fn reason(error: &reqwest::Error) -> String {
 #[error("Loopback, private, and link-local addresses are not permitted")]
 struct NotReachable;
 
+/// What a name leads to, as far as it can be found out.
+type Found = Pin<Box<dyn Future<Output = std::io::Result<Vec<SocketAddr>>> + Send>>;
+
+/// Asks the machine's resolver.
+fn look_up(name: &str) -> Found {
+    let name = name.to_owned();
+    Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.collect()) })
+}
+
 /// Looks names up and judges every address; the connection is then made to one of these very addresses.
 struct Vetted {
     plain: bool,
     allowed: Arc<[Network]>,
+    look_up: Arc<dyn Fn(&str) -> Found + Send + Sync>,
 }
 
 impl Resolve for Vetted {
     fn resolve(&self, name: Name) -> Resolving {
-        let (plain, allowed) = (self.plain, Arc::clone(&self.allowed));
+        let (plain, allowed, found) = (self.plain, Arc::clone(&self.allowed), (self.look_up)(name.as_str()));
         Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let found = found.await?;
             if !found.iter().all(|address| is_reachable(address.ip(), plain, &allowed)) {
                 return Err(NotReachable.into());
             }
@@ -401,13 +415,82 @@ mod tests {
         assert_eq!(wished("Tue, 10 Mar 2026 08:10:00 GMT", now), Some(now + TimeDelta::minutes(10)));
         assert_eq!(wished("soon", now), None);
     }
+}
+
+#[cfg(test)]
+mod ssrf {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
 
     #[tokio::test]
     async fn a_name_that_leads_home_is_not_followed() {
-        let vetted = Vetted { plain: false, allowed: Arc::from([]) };
+        let vetted = Vetted { plain: false, allowed: Arc::from([]), look_up: Arc::new(look_up) };
         let error = vetted.resolve("localhost".parse().unwrap()).await.err().unwrap();
         assert_eq!(error.to_string(), NotReachable.to_string());
-        let vetted = Vetted { plain: true, allowed: Network::list("127.0.0.0/8,::1").unwrap().into() };
+        let allowed = Network::list("127.0.0.0/8,::1").unwrap().into();
+        let vetted = Vetted { plain: true, allowed, look_up: Arc::new(look_up) };
         assert!(vetted.resolve("localhost".parse().unwrap()).await.is_ok());
+    }
+
+    /// Answers 204 to whoever comes; counts them.
+    fn receiver(listener: TcpListener) -> Arc<AtomicUsize> {
+        let came = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&came);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                let mut head = [0; 2048];
+                let _ = stream.read(&mut head).await;
+                let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
+            }
+        });
+        came
+    }
+
+    #[tokio::test]
+    async fn a_name_that_changes_its_answer_leads_nobody_astray() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        // Two addresses with the same port: one that may be reached, and one that may not.
+        let open = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let port = open.local_addr().unwrap().port();
+        let home = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        let (open, home) = (receiver(open), receiver(home));
+        let answers: Arc<Mutex<Vec<Vec<&str>>>> = Arc::new(Mutex::new(vec![
+            vec!["127.0.0.2"],
+            vec!["127.0.0.1"],
+            vec!["127.0.0.2", "127.0.0.1"],
+            vec!["::ffff:127.0.0.1"],
+            vec!["127.0.0.2"],
+        ]));
+        let asked = Arc::clone(&answers);
+        let vetted = Vetted {
+            plain: true,
+            allowed: Network::list("127.0.0.2").unwrap().into(),
+            look_up: Arc::new(move |_| {
+                let answer = asked.lock().unwrap().remove(0);
+                let answer = answer.into_iter().map(|address| SocketAddr::new(address.parse().unwrap(), 0)).collect();
+                Box::pin(std::future::ready(Ok(answer)))
+            }),
+        };
+        let client = client(vetted).unwrap();
+        let send = async || client.get(format!("http://rebinding.example:{port}/")).send().await;
+        let left = || answers.lock().unwrap().len();
+        // The address that was judged is the one that is connected to: nobody asks a second time, when the answer would
+        // be another.
+        assert_eq!(send().await.unwrap().status(), StatusCode::NO_CONTENT);
+        assert_eq!((left(), open.load(Ordering::SeqCst)), (4, 1));
+        // The next attempt asks anew, and every address of the answer has to pass.
+        for remaining in [3, 2, 1] {
+            let error = send().await.unwrap_err();
+            assert_eq!(reason(&error), NotReachable.to_string());
+            assert_eq!(left(), remaining);
+        }
+        assert_eq!(send().await.unwrap().status(), StatusCode::NO_CONTENT);
+        assert_eq!((open.load(Ordering::SeqCst), home.load(Ordering::SeqCst)), (2, 0));
     }
 }

@@ -8,5 +8,6 @@ mod figures;
 mod intents;
 mod pages;
 mod schedule;
+mod ssrf;
 mod support;
 mod webhooks;

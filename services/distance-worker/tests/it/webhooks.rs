@@ -20,12 +20,12 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::support::{SECRETS_KEY, TestWorker};
 
 const SECRET: &str = "a-secret-of-16-or-more";
-const LOOPBACK: &[(&str, &str)] = &[("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8")];
+pub const LOOPBACK: &[(&str, &str)] = &[("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8")];
 
 /// What a receiver got.
 #[derive(Debug, Clone)]
-struct Got {
-    path: String,
+pub struct Got {
+    pub path: String,
     head: String,
     body: String,
 }
@@ -38,13 +38,13 @@ impl Got {
 }
 
 /// A receiver that behaves as the path asks it to.
-struct Receiver {
-    address: String,
+pub struct Receiver {
+    pub address: String,
     got: Arc<Mutex<Vec<Got>>>,
 }
 
 impl Receiver {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let got = Arc::new(Mutex::new(Vec::new()));
@@ -57,7 +57,7 @@ impl Receiver {
         Self { address, got }
     }
 
-    fn got(&self, path: &str) -> Vec<Got> {
+    pub fn got(&self, path: &str) -> Vec<Got> {
         self.got.lock().unwrap().iter().filter(|got| got.path == path).cloned().collect()
     }
 }
@@ -94,6 +94,9 @@ async fn answer(mut stream: TcpStream, heard: Arc<Mutex<Vec<Got>>>) {
         "/fails" => plain("500 Oops", ""),
         "/gone" => plain("410 Gone", ""),
         "/moved" => plain("302 Found", "location: /elsewhere\r\n"),
+        path if path.starts_with("/to/") => {
+            plain("307 Temporary Redirect", &format!("location: http://{}/astray\r\n", &path["/to/".len()..]))
+        }
         "/busy" => plain("503 Busy", "retry-after: 7200\r\n"),
         "/hangs" => return tokio::time::sleep(Duration::from_secs(60)).await,
         "/lies" => "HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\nshort".to_owned(),
@@ -106,7 +109,7 @@ async fn answer(mut stream: TcpStream, heard: Arc<Mutex<Vec<Got>>>) {
     }
 }
 
-async fn webhook(worker: &TestWorker, tenant: Tenant, url: &str, events: &[&str]) -> WebhookId {
+pub async fn webhook(worker: &TestWorker, tenant: Tenant, url: &str, events: &[&str]) -> WebhookId {
     let id = WebhookId::generate();
     let secrets = SecretsKey::new(&SECRETS_KEY.to_owned().into(), None).unwrap();
     let sealed_secret = secrets.seal(&sealed_for(id), SECRET.as_bytes()).unwrap();
@@ -119,7 +122,7 @@ async fn webhook(worker: &TestWorker, tenant: Tenant, url: &str, events: &[&str]
     id
 }
 
-async fn check_in(worker: &TestWorker, tenant: Tenant, session: SessionId) {
+pub async fn check_in(worker: &TestWorker, tenant: Tenant, session: SessionId) {
     let mut tx = worker.db.tenant(tenant).await.unwrap();
     let session = db::attendance::find(&mut tx, session).await.unwrap().unwrap();
     db::events::record(&mut tx, &Event::CheckedIn(session), SystemClock.now()).await.unwrap();
@@ -133,7 +136,7 @@ async fn deliveries(worker: &TestWorker, tenant: Tenant) -> Vec<Delivery> {
 }
 
 /// Waits until as many attempts were recorded; answers the deliveries.
-async fn attempted(worker: &TestWorker, tenant: Tenant, attempts: usize) -> Vec<Delivery> {
+pub async fn attempted(worker: &TestWorker, tenant: Tenant, attempts: usize) -> Vec<Delivery> {
     let deadline = Instant::now() + Duration::from_secs(40);
     loop {
         let deliveries = deliveries(worker, tenant).await;

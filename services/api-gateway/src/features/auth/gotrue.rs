@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 
 use super::login::{Refusal, sign_in};
 use crate::error::ApiResult;
+use crate::http::abuse;
 use crate::http::caller::Access;
 use crate::http::endpoint::{Call, Endpoint, Routes};
 use crate::http::input::{Input, Parts};
@@ -97,13 +98,14 @@ impl Loose {
     }
 
     /// Who calls, or the answer that they are nobody.
-    async fn caller(&self, state: &State) -> Result<VerifiedToken, HttpResponse> {
+    async fn caller(&self, state: &State, path: &str) -> Result<VerifiedToken, HttpResponse> {
         let token = self.bearer.as_deref().filter(|token| !token.is_empty()).ok_or_else(|| {
             refuse(StatusCode::UNAUTHORIZED, "no_authorization", "This endpoint requires a Bearer token")
         })?;
         state.identity.verify(token).await.map_err(|error| match error {
             VerifyError::Unavailable => unavailable(),
             VerifyError::Invalid | VerifyError::Claims(_) => {
+                abuse::noted(state, path, "token_refused");
                 refuse(StatusCode::FORBIDDEN, "bad_jwt", "invalid JWT: unable to parse or verify signature")
             }
         })
@@ -222,7 +224,7 @@ impl Endpoint for Token {
         let Some(identity) = call.state.identity.built_in() else { return Ok(not_here()) };
         Ok(match call.input.parameter("grant_type").as_deref() {
             Some("password") => password_grant(&call).await,
-            Some("refresh_token") => refresh_grant(identity, &call.input.body).await,
+            Some("refresh_token") => refresh_grant(&call.state, identity, &call.input.body).await,
             _ => refuse(StatusCode::BAD_REQUEST, "invalid_credentials", "unsupported_grant_type"),
         })
     }
@@ -236,26 +238,33 @@ async fn password_grant(call: &Call<Loose>) -> HttpResponse {
     match sign_in(&call.state, call.address, &email.to_lowercase(), &password).await {
         Ok(tokens) => session(&tokens),
         Err(Refusal::SignIn(SignInError::InvalidCredentials)) => {
+            abuse::noted(&call.state, Token::PATH, "login_failed");
             refuse(StatusCode::BAD_REQUEST, "invalid_credentials", "Invalid login credentials")
         }
-        Err(Refusal::SignIn(SignInError::Banned)) => refuse(StatusCode::BAD_REQUEST, "user_banned", "User is banned"),
+        Err(Refusal::SignIn(SignInError::Banned)) => {
+            abuse::noted(&call.state, Token::PATH, "login_failed");
+            refuse(StatusCode::BAD_REQUEST, "user_banned", "User is banned")
+        }
         Err(Refusal::SignIn(SignInError::Unavailable)) => unavailable(),
         Err(Refusal::TooMany(_)) => {
+            abuse::noted(&call.state, Token::PATH, "limit_hit");
             refuse(StatusCode::TOO_MANY_REQUESTS, "over_request_rate_limit", "Request rate limit reached")
         }
     }
 }
 
-async fn refresh_grant(identity: &BuiltIn, body: &Value) -> HttpResponse {
+async fn refresh_grant(state: &State, identity: &BuiltIn, body: &Value) -> HttpResponse {
     let Some(token) = body["refresh_token"].as_str().filter(|token| !token.is_empty()) else {
         return refuse(StatusCode::BAD_REQUEST, "validation_failed", "refresh_token required");
     };
     match identity.refresh(&token.to_owned().into()).await {
         Ok(tokens) => session(&tokens),
         Err(RefreshError::NotFound) => {
+            abuse::noted(state, Token::PATH, "token_refused");
             refuse(StatusCode::BAD_REQUEST, "refresh_token_not_found", "Invalid Refresh Token: Refresh Token Not Found")
         }
         Err(RefreshError::AlreadyUsed) => {
+            abuse::noted(state, Token::PATH, "refresh_reused");
             refuse(StatusCode::BAD_REQUEST, "refresh_token_already_used", "Invalid Refresh Token: Already Used")
         }
         Err(RefreshError::Banned) => {
@@ -284,7 +293,7 @@ impl Endpoint for SignedInUser {
 
     async fn handle(call: Call<Loose>) -> ApiResult<HttpResponse> {
         let Some(identity) = call.state.identity.built_in() else { return Ok(not_here()) };
-        let caller = match call.input.caller(&call.state).await {
+        let caller = match call.input.caller(&call.state, Self::PATH).await {
             Ok(caller) => caller,
             Err(refusal) => return Ok(refusal),
         };
@@ -336,7 +345,7 @@ impl Endpoint for Logout {
             Some("others") => SignOut::Elsewhere,
             Some(_) => return Ok(refuse(StatusCode::BAD_REQUEST, "validation_failed", "Unsupported logout scope")),
         };
-        Ok(match call.input.caller(&call.state).await {
+        Ok(match call.input.caller(&call.state, Self::PATH).await {
             Err(refusal) => refusal,
             Ok(caller) => match identity.sign_out(&caller, scope).await {
                 Ok(()) => HttpResponse::NoContent().insert_header(API_VERSION).finish(),
