@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+mod abuse;
 mod command_line;
 mod kilometres;
+mod replicas;
 mod support;
 mod telemetry;
