@@ -217,6 +217,7 @@ impl Endpoint for Token {
             }))
             .bare::<GoTrueSession<'_>>(200, "Signed in.")
             .bare::<GoTrueError<'_>>(400, "The credentials are wrong, missing, or used before.")
+            .object(429, "Too many sign-ins failed, as GoTrue says it; or another budget is used up, as everywhere.")
             .bare::<GoTrueError<'_>>(404, ELSEWHERE)
     }
 
