@@ -262,17 +262,25 @@ test('event streams are not held back, and no more than 20 of an address', async
   });
 });
 
-test('a WebSocket passes', async () => {
-  const answer = await new Promise((resolve, reject) => {
-    const sent = https.request({ host: '127.0.0.1', port: ports.https, path: '/socket', headers: { host, connection: 'Upgrade', upgrade: 'websocket' }, servername: host, rejectUnauthorized: false, agent: false });
+test('a WebSocket passes, and no more than 50 to follow tables of an address', async () => {
+  const open = (path) => new Promise((resolve, reject) => {
+    const sent = https.request({ host: '127.0.0.1', port: ports.https, path, headers: { host, connection: 'Upgrade', upgrade: 'websocket' }, servername: host, rejectUnauthorized: false, agent: false });
     sent.on('upgrade', (response, socket) => {
-      socket.once('data', (part) => { resolve(part.toString()); socket.destroy(); });
+      socket.once('data', (part) => resolve({ status: response.statusCode, text: part.toString(), close: () => socket.destroy() }));
       socket.write('hello');
     });
+    sent.on('response', (response) => { response.resume(); resolve({ status: response.statusCode, close: () => {} }); });
     sent.on('error', reject);
     sent.end();
   });
-  assert.equal(answer, 'hello');
+  const other = await open('/socket');
+  assert.equal(other.text, 'hello');
+  other.close();
+  const sockets = [];
+  for (let count = 0; count < 50; count += 1) sockets.push(await open(`/realtime/v1/websocket?apikey=${planted}`));
+  assert.deepEqual([...new Set(sockets.map(({ status, text }) => `${status} ${text}`))], ['101 hello']);
+  assert.equal((await open('/realtime/v1/websocket')).status, 429);
+  sockets.forEach((socket) => socket.close());
 });
 
 test('JSON is compressed for who asks, once', async () => {

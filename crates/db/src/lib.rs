@@ -54,6 +54,7 @@
 pub mod api_keys;
 pub mod attendance;
 pub mod audit;
+pub mod changes;
 mod config;
 pub mod employees;
 mod error;

@@ -7,6 +7,7 @@ pub mod analytics;
 pub mod api_key;
 pub mod attendance;
 pub mod auth;
+pub mod change;
 pub mod clock;
 pub mod employee;
 pub mod event;

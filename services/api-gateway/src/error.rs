@@ -54,6 +54,9 @@ pub enum ApiError {
     /// The caller is no employee who may work.
     #[error("Employee context required. This endpoint is for employees only.")]
     NoEmployee,
+    /// A page of a foreign origin asks for what only pages of known origins may read.
+    #[error("This origin is not allowed")]
+    ForeignOrigin,
     /// A signed address was never handed out for this, or is no longer good.
     #[error("This address is not valid or has expired")]
     AddressExpired,
@@ -160,9 +163,11 @@ impl ApiError {
             Self::MalformedApiKey | Self::UnknownApiKey => (StatusCode::UNAUTHORIZED, "INVALID_API_KEY"),
             Self::BadCredentials => (StatusCode::UNAUTHORIZED, "INVALID_CREDENTIALS"),
             Self::PeopleOnly => (StatusCode::FORBIDDEN, "JWT_REQUIRED"),
-            Self::MissingScope(_) | Self::WrongRole(_) | Self::NoEmployee | Self::AddressExpired => {
-                (StatusCode::FORBIDDEN, "FORBIDDEN")
-            }
+            Self::MissingScope(_)
+            | Self::WrongRole(_)
+            | Self::NoEmployee
+            | Self::ForeignOrigin
+            | Self::AddressExpired => (StatusCode::FORBIDDEN, "FORBIDDEN"),
             Self::NotFound(_) | Self::NothingFound(_) => (StatusCode::NOT_FOUND, "NOT_FOUND"),
             Self::Invalid(_)
             | Self::Refused(_)

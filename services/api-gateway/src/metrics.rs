@@ -35,6 +35,8 @@ pub struct Metrics {
     abuse: Family<Labels<1>, Counter>,
     /// Streams that are open.
     pub sse_connections: Gauge,
+    /// Sockets that follow tables.
+    pub realtime_connections: Gauge,
     streams_dropped: Counter,
     pool_connections: Family<Labels<2>, Gauge>,
     redis_up: Gauge,
@@ -76,7 +78,11 @@ impl Metrics {
             api_key_requests: register!("api_key_requests", "Requests with an API key"),
             api_key_errors: register!("api_key_errors", "Requests with an API key that were answered with 400 or more"),
             sse_connections: register!("sse_connections", "Event streams that are open"),
-            streams_dropped: register!("sse_dropped", "Event streams ended because their reader did not keep up"),
+            realtime_connections: register!("realtime_connections", "Sockets that follow tables"),
+            streams_dropped: register!(
+                "sse_dropped",
+                "Event streams and sockets ended because their reader did not keep up"
+            ),
             abuse: register!("security_abuse", "Requests that look like somebody trying doors"),
             pool_connections: register!("db_pool_connections", "Connections to PostgreSQL"),
             redis_up: register!("redis_up", "Whether Redis answered when last asked"),

@@ -13,13 +13,15 @@ use db::Db;
 use domain::Clock;
 use domain::job::{DeliverWebhook, Payload};
 use queue::limits::Limits;
+use queue::live::Live;
 use queue::{Producer, Redis};
 use telemetry::metrics::Registry;
+use tokio::sync::mpsc;
 
 use crate::config::{Config, IdentityConfig};
 use crate::features;
 use crate::features::health::Readiness;
-use crate::features::live::Hub;
+use crate::features::live::{CHANGES, Hub, changes};
 use crate::features::locations::Recorder;
 use crate::http::endpoint::{Routes, no_such_route};
 use crate::http::expiring::Expiring;
@@ -56,6 +58,8 @@ pub struct Application {
     address: SocketAddr,
     state: Arc<State>,
     redis: Redis,
+    /// What changed, for the task that reads the rows.
+    changed: mpsc::Receiver<Live>,
 }
 
 impl Application {
@@ -90,7 +94,8 @@ impl Application {
                 Authenticator::supabase(url, anon_key.clone(), Arc::clone(&clock)).map_err(|error| wrong(&error))?
             }
         };
-        let live = Hub::start(redis.clone(), Arc::clone(&clock), Arc::clone(&metrics));
+        let (changes, changed) = mpsc::channel(CHANGES);
+        let live = Hub::start(redis.clone(), Arc::clone(&clock), Arc::clone(&metrics), changes);
         let address = listener.local_addr()?;
         let shutdown_timeout = config.shutdown_timeout;
         let state = Arc::new(State {
@@ -134,7 +139,7 @@ impl Application {
         .disable_signals()
         .listen(listener)?
         .run();
-        Ok(Self { server, address, state, redis })
+        Ok(Self { server, address, state, redis, changed })
     }
 
     /// Where it listens.
@@ -159,11 +164,13 @@ impl Application {
             let (live, redis) = (Arc::clone(&self.state.live), self.redis);
             async move { live.run(redis).await }
         });
+        let rows = tokio::spawn(changes::run(Arc::clone(&self.state.live), self.state.db.clone(), self.changed));
         let sampler = tokio::spawn(sample(self.state));
         let ended = self.server.await;
         identity.abort();
         sampler.abort();
         hub.abort();
+        rows.abort();
         ended
     }
 }

@@ -167,35 +167,58 @@ pub async fn authenticate(
     if access == Access::Public {
         return Ok(None);
     }
-    let credential = match shown(request, token_in_query)? {
-        Shown::Token(token) => {
-            let verified = state.identity.verify(&token).await.map_err(|error| match error {
-                VerifyError::Invalid => ApiError::BadToken,
-                VerifyError::Claims(error) => ApiError::BadClaims(error),
-                VerifyError::Unavailable => ApiError::Unavailable("the identity provider is unavailable".to_owned()),
-            })?;
-            Credential::Token(Arc::new(verified))
+    match shown(request, token_in_query)? {
+        Shown::Token(token) => by_token(state, &token, access).await.map(Some),
+        Shown::Key(key) => {
+            let credential = Credential::Key(use_key(state, request, &key, keys).await?);
+            let caller = Caller { credential, employee: None };
+            has_role(&caller, access)?;
+            if matches!(access, Access::Employees | Access::WorkingEmployees) {
+                caller.working_employee()?;
+            }
+            Ok(Some(caller))
         }
-        Shown::Key(key) => Credential::Key(use_key(state, request, &key, keys).await?),
-    };
-    let mut caller = Caller { credential, employee: None };
-    let wanted = match access {
-        Access::Admins => Some(Role::Admin),
-        Access::Employees => Some(Role::Employee),
-        Access::Public | Access::Everyone | Access::WorkingEmployees => None,
-    };
-    if let Some(role) = wanted.filter(|role| *role != caller.role()) {
-        return Err(ApiError::WrongRole(role));
     }
-    if let Credential::Token(token) = &caller.credential {
-        let identity = &token.identity;
-        let may_work = standing(state, identity).await?;
-        caller.employee = identity.employee.filter(|_| identity.role == Role::Employee && may_work);
+}
+
+/// Examines an access token, wherever it stood: is it good, is the role the right one, may the employee work.
+pub async fn by_token(state: &State, token: &str, access: Access) -> ApiResult<Caller> {
+    let token = state.identity.verify(token).await.map_err(|error| match error {
+        VerifyError::Invalid => ApiError::BadToken,
+        VerifyError::Claims(error) => ApiError::BadClaims(error),
+        VerifyError::Unavailable => ApiError::Unavailable("the identity provider is unavailable".to_owned()),
+    })?;
+    let token = Arc::new(token);
+    let caller = Caller { credential: Credential::Token(Arc::clone(&token)), employee: None };
+    has_role(&caller, access)?;
+    as_they_stand(state, token, access).await
+}
+
+/// Somebody who was let in a while ago, as they stand now: their token still holds, or they are refused.
+pub async fn again(state: &State, caller: &Caller, access: Access) -> ApiResult<Caller> {
+    match &caller.credential {
+        Credential::Token(token) => as_they_stand(state, Arc::clone(token), access).await,
+        Credential::Key(_) => Ok(caller.clone()),
     }
+}
+
+async fn as_they_stand(state: &State, token: Arc<VerifiedToken>, access: Access) -> ApiResult<Caller> {
+    let may_work = standing(state, &token.identity).await?;
+    let employee = token.identity.employee.filter(|_| token.identity.role == Role::Employee && may_work);
+    let caller = Caller { credential: Credential::Token(token), employee };
     if matches!(access, Access::Employees | Access::WorkingEmployees) {
         caller.working_employee()?;
     }
-    Ok(Some(caller))
+    Ok(caller)
+}
+
+fn has_role(caller: &Caller, access: Access) -> ApiResult<()> {
+    let wanted = match access {
+        Access::Admins => Role::Admin,
+        Access::Employees => Role::Employee,
+        Access::Public | Access::Everyone | Access::WorkingEmployees => return Ok(()),
+    };
+    if wanted == caller.role() { Ok(()) } else { Err(ApiError::WrongRole(wanted)) }
 }
 
 /// What a caller shows.

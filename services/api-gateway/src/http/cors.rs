@@ -4,7 +4,7 @@ use actix_web::http::Method;
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, HOST, HeaderMap, HeaderValue, ORIGIN, VARY,
 };
 use actix_web::{HttpRequest, HttpResponse};
 
@@ -31,6 +31,17 @@ pub fn allow(request: &HttpRequest, origins: &[String], headers: &mut HeaderMap)
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
     }
+}
+
+/// Whether a page that opens a socket may read what is told there. Browsers ask nobody before they open one, so it is
+/// decided here, by the rule of [`allow`]: pages of our own origin and of those in the settings. Whoever says no origin
+/// is no page.
+#[must_use]
+pub fn is_known_origin(request: &HttpRequest, origins: &[String]) -> bool {
+    let Some(origin) = request.headers().get(ORIGIN) else { return true };
+    let ours = request.headers().get(HOST).map(HeaderValue::as_bytes);
+    let host = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host.as_bytes());
+    (host.is_some() && host == ours) || origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes())
 }
 
 /// Answers OPTIONS, on known and unknown paths alike; `None` for any other method.

@@ -120,6 +120,13 @@ impl About {
         self
     }
 
+    /// Answers 101, and speaks another protocol from then on.
+    #[must_use]
+    pub fn switches(mut self, when: &str) -> Self {
+        self.answers.insert(101, json!({ "description": when }));
+        self
+    }
+
     /// Answers 200 with one page of a list, as [`reply::page`](super::reply::page) writes it.
     #[must_use]
     pub fn page<T: ToSchema>(mut self) -> Self {
@@ -378,6 +385,7 @@ const TAGS: &[(&str, &str)] = &[
     ("employees", "Who works in the field"),
     ("users", "Who signs in, as what, and who no longer may"),
     ("admin", "Administration"),
+    ("realtime", "The subset of Supabase Realtime that its client libraries need"),
     ("dashboard", "An employee's week"),
     ("profile", "An employee's own page"),
     ("webhooks", "Events sent to other systems"),

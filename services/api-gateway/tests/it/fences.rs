@@ -235,10 +235,10 @@ fn every_route_asks_keys_for_the_scope_that_the_contract_names() {
     assert!(checked >= 14);
 }
 
-/// Ours alone: the identity protocol, what the page of the description is made of, the management of users, how receipts
+/// Ours alone: the identity protocol, sockets that follow tables, what the page of the description is made of, the management of users, how receipts
 /// get out, and the proof of the audit log.
 fn is_ours(route: &Route) -> bool {
-    ["/auth/v1/", "/admin/users", "/receipts/"].iter().any(|start| route.path.starts_with(start))
+    ["/auth/v1/", "/realtime/v1/", "/admin/users", "/receipts/"].iter().any(|start| route.path.starts_with(start))
         || route.path == "/expenses/{id}/receipt"
         || matches!(route.path, "/docs/" | "/docs/static/{file}" | "/admin/organization" | "/admin/audit-log/verify")
 }

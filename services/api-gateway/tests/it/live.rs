@@ -65,7 +65,7 @@ impl Stream {
 }
 
 /// Hands events on as the worker's relay does.
-async fn relay(app: &TestApp) {
+pub async fn relay(app: &TestApp) {
     let db = app.database.open();
     let redis = Redis::open(&RedisConfig::new(app.redis.url().into())).unwrap();
     let mut tx = db.system().await.unwrap();
@@ -88,7 +88,7 @@ async fn relay(app: &TestApp) {
 }
 
 /// Waits until the gateway listens to Redis: what is told before that, nobody hears.
-async fn listening(app: &TestApp) {
+pub async fn listening(app: &TestApp) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while app.redis.call(&["PUBSUB", "NUMSUB", "fieldtrack:live"]).unwrap().to_string().contains('0') {
         assert!(Instant::now() < deadline);

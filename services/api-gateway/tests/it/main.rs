@@ -25,6 +25,7 @@ mod operations;
 mod outages;
 mod people;
 mod profile;
+mod realtime;
 mod receipts;
 mod schema;
 mod security;

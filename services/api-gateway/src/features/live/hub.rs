@@ -4,23 +4,29 @@
 //! each stream has a small buffer of its own, and one whose reader does not keep up is ended, so that it costs the
 //! others nothing. When the connection to Redis was lost something may have been missed: all streams end, their clients
 //! come back with the last id they saw, and the database has what came after it.
+//!
+//! Readers are of two kinds: streams of events, which get each message as it is, and sockets that follow tables, which
+//! get the rows that [`super::changes`] reads for all of them at once.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::web::Bytes;
 use chrono::{DateTime, Utc};
-use domain::Clock;
+use domain::change::Table;
+use domain::{Clock, Tenant};
 use queue::Redis;
 use queue::live::{Live, LiveListener, LivePublisher};
 use queue::streams::StreamPlaces;
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use telemetry::metrics::Gauge;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
+use super::changes::Change;
 use crate::metrics::Metrics;
 
 /// Messages a reader may be behind.
@@ -41,8 +47,14 @@ const POSITION_EVERY: Duration = Duration::from_secs(1);
 /// Positions that may wait to be published; further ones are lost, as newer ones follow.
 const POSITIONS: usize = 4096;
 
-/// Streams an organization may have, over all replicas.
+/// Changes that may wait for their rows to be read.
+pub const CHANGES: usize = 4096;
+
+/// Streams and sockets an organization may have, over all replicas.
 pub const MOST: usize = 20;
+
+/// Sockets whose owner has not said who they are, of this process.
+const STRANGERS: usize = 1000;
 
 const PING: Bytes = Bytes::from_static(b": ping\n\n");
 
@@ -59,19 +71,39 @@ pub struct Message {
 struct Stream {
     id: Uuid,
     until: DateTime<Utc>,
-    sender: mpsc::Sender<Message>,
+    reader: Reader,
+}
+
+/// Who reads a stream.
+enum Reader {
+    /// Somebody who gets every message as it is.
+    Events(mpsc::Sender<Message>),
+    /// A socket that follows tables.
+    Changes {
+        sender: mpsc::Sender<Arc<Change>>,
+        /// Which ones, a bit each.
+        follows: Arc<AtomicU8>,
+        /// The right to the rows it is told of.
+        tenant: Tenant,
+    },
+}
+
+const fn bit(table: Table) -> u8 {
+    1 << table as u8
 }
 
 /// The hub of a process.
 pub struct Hub {
     streams: Mutex<HashMap<Uuid, Vec<Stream>>>,
-    open: AtomicU64,
     /// The number of the last message that was passed on; what comes again is not.
     last: AtomicI64,
-    closed: AtomicBool,
+    closed: watch::Sender<bool>,
+    strangers: AtomicUsize,
     /// Organizations that somebody watches, on whatever replica.
     watched: Mutex<HashSet<Uuid>>,
     positions: mpsc::Sender<Live>,
+    /// What changed, for whoever reads the rows.
+    changes: mpsc::Sender<Live>,
     /// When a position of an employee was last published here.
     published: Mutex<HashMap<Uuid, Instant>>,
     /// When a position of an employee was last passed on here.
@@ -95,9 +127,10 @@ pub enum NotOpened {
 }
 
 impl Hub {
-    /// A hub without streams; [`Self::run`] does its work. Positions are published by a task of their own.
+    /// A hub without streams; [`Self::run`] does its work. Positions are published by a task of their own; what changed
+    /// goes to `changes`.
     #[must_use]
-    pub fn start(redis: Redis, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn start(redis: Redis, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, changes: mpsc::Sender<Live>) -> Arc<Self> {
         let (positions, mut waiting) = mpsc::channel::<Live>(POSITIONS);
         let publisher = LivePublisher::new(redis.clone());
         tokio::spawn(async move {
@@ -110,11 +143,12 @@ impl Hub {
         });
         Arc::new(Self {
             streams: Mutex::default(),
-            open: AtomicU64::new(0),
             last: AtomicI64::new(0),
-            closed: AtomicBool::new(false),
+            closed: watch::Sender::new(false),
+            strangers: AtomicUsize::new(0),
             watched: Mutex::default(),
             positions,
+            changes,
             published: Mutex::default(),
             passed_on: Mutex::default(),
             places: StreamPlaces::new(redis),
@@ -140,7 +174,7 @@ impl Hub {
                     self.last.store(0, Ordering::Release);
                     wait = Duration::from_millis(100);
                     while let Some(live) = listener.hear().await {
-                        self.pass_on(&live);
+                        self.pass_on(live);
                     }
                     tracing::warn!("the connection by which streams are told was lost");
                 }
@@ -176,33 +210,70 @@ impl Hub {
         }
     }
 
-    /// Opens a stream until `until` at the longest.
+    /// Opens a stream of events until `until` at the longest.
     pub async fn open(self: &Arc<Self>, organization: Uuid, until: DateTime<Utc>) -> Result<Subscription, NotOpened> {
+        let place = self.take_place(organization, MOST, Kind::Events).await?;
+        let (sender, messages) = mpsc::channel(BUFFER);
+        self.enter(&place, until, Reader::Events(sender))?;
+        Ok(Subscription { _place: place, messages, after: 0 })
+    }
+
+    /// Lets a socket follow tables until `until`, which may be put off; of `most` streams and sockets at the most.
+    pub async fn follow(
+        self: &Arc<Self>,
+        tenant: Tenant,
+        until: DateTime<Utc>,
+        most: usize,
+    ) -> Result<Following, NotOpened> {
+        let place = self.take_place(tenant.organization().uuid(), most, Kind::Socket).await?;
+        let (sender, changes) = mpsc::channel(BUFFER);
+        let follows = Arc::new(AtomicU8::new(0));
+        self.enter(&place, until, Reader::Changes { sender, follows: Arc::clone(&follows), tenant })?;
+        Ok(Following { place, changes, follows })
+    }
+
+    async fn take_place(self: &Arc<Self>, organization: Uuid, most: usize, kind: Kind) -> Result<Place, NotOpened> {
         let id = Uuid::new_v4();
         // With Redis away a replica counts its own.
-        let free = match self.places.take(organization, id, MOST).await {
+        let free = match self.places.take(organization, id, most).await {
             Ok(free) => free,
-            Err(_) => lock(&self.streams).get(&organization).is_none_or(|streams| streams.len() < MOST),
+            Err(_) => lock(&self.streams).get(&organization).is_none_or(|streams| streams.len() < most),
         };
         // From here on the place is given back whatever happens.
-        let (sender, messages) = mpsc::channel(BUFFER);
-        self.count(1);
-        let subscription = Subscription { hub: Arc::clone(self), organization, id, messages, after: 0 };
-        if !free {
-            return Err(NotOpened::TooMany);
-        }
-        if self.closed.load(Ordering::Acquire) {
+        let place = Place { hub: Arc::clone(self), organization, id, kind };
+        self.gauge(kind).inc();
+        if free { Ok(place) } else { Err(NotOpened::TooMany) }
+    }
+
+    fn enter(&self, place: &Place, until: DateTime<Utc>, reader: Reader) -> Result<(), NotOpened> {
+        let mut streams = lock(&self.streams);
+        // Asked under the lock: whoever closes the hub then ends what was let in before.
+        if *self.closed.borrow() {
             return Err(NotOpened::Closing);
         }
-        lock(&self.streams).entry(organization).or_default().push(Stream { id, until, sender });
-        lock(&self.watched).insert(organization);
-        Ok(subscription)
+        streams.entry(place.organization).or_default().push(Stream { id: place.id, until, reader });
+        drop(streams);
+        lock(&self.watched).insert(place.organization);
+        Ok(())
     }
 
     /// Ends every stream and opens no more.
     pub fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+        self.closed.send_replace(true);
         self.end_all();
+    }
+
+    /// Tells when the hub closes.
+    #[must_use]
+    pub fn closing(&self) -> watch::Receiver<bool> {
+        self.closed.subscribe()
+    }
+
+    /// Counts a socket of which nobody knows whose it is; `None` when there are as many as there may be.
+    #[must_use]
+    pub fn stranger(self: &Arc<Self>) -> Option<Stranger> {
+        let stranger = Stranger(Arc::clone(self));
+        (self.strangers.fetch_add(1, Ordering::Relaxed) < STRANGERS).then_some(stranger)
     }
 
     /// Publishes where somebody is, if anybody watches and the last time was long enough ago. Never waits.
@@ -219,7 +290,7 @@ impl Hub {
         }
     }
 
-    fn pass_on(&self, live: &Live) {
+    fn pass_on(&self, live: Live) {
         if live.number > 0 && self.last.fetch_max(live.number, Ordering::AcqRel) >= live.number {
             return;
         }
@@ -228,13 +299,25 @@ impl Hub {
         if live.about.is_some_and(|about| !is_time(&self.passed_on, about)) {
             return;
         }
-        let Some(message) = written(live.number, &live.body) else { return };
+        let Some(kind) = kind(&live.body) else { return };
+        let changed = Table::changed_by(kind).map_or(0, |(table, _)| bit(table));
+        let mut message = None;
+        let mut followed = false;
         let before = of_organization.len();
-        of_organization.retain(|stream| match stream.sender.try_send(message.clone()) {
-            Ok(()) => true,
-            // A position is worth nothing to a reader that is behind; anything else it would miss.
-            Err(mpsc::error::TrySendError::Full(_)) => live.about.is_some(),
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        of_organization.retain(|stream| match &stream.reader {
+            Reader::Events(sender) => {
+                let message: &Message = message.get_or_insert_with(|| Message::new(live.number, kind, &live.body));
+                match sender.try_send(message.clone()) {
+                    Ok(()) => true,
+                    // A position is worth nothing to a reader that is behind; anything else it would miss.
+                    Err(mpsc::error::TrySendError::Full(_)) => live.about.is_some(),
+                    Err(mpsc::error::TrySendError::Closed(_)) => false,
+                }
+            }
+            Reader::Changes { follows, .. } => {
+                followed |= follows.load(Ordering::Relaxed) & changed != 0;
+                true
+            }
         });
         let ended = before - of_organization.len();
         if of_organization.is_empty() {
@@ -242,16 +325,69 @@ impl Hub {
         }
         drop(streams);
         self.metrics.streams_dropped(ended);
+        if followed
+            && let Err(mpsc::error::TrySendError::Full(lost)) = self.changes.try_send(live)
+            && lost.about.is_none()
+        {
+            self.end_followers(lost.organization);
+        }
     }
 
-    /// Sends everybody a comment; answers who is there, each with their organization.
+    /// The right to an organization's rows, of one of the sockets that follow its tables; `None` when none does.
+    #[must_use]
+    pub fn followers(&self, organization: Uuid) -> Option<Tenant> {
+        lock(&self.streams).get(&organization)?.iter().find_map(|stream| match &stream.reader {
+            Reader::Changes { tenant, .. } => Some(*tenant),
+            Reader::Events(_) => None,
+        })
+    }
+
+    /// Tells the sockets of an organization what has changed.
+    pub fn tell(&self, organization: Uuid, changes: &[Arc<Change>]) {
+        let mut ended = 0;
+        self.retain(organization, |stream| {
+            let Reader::Changes { sender, follows, .. } = &stream.reader else { return true };
+            let follows = follows.load(Ordering::Relaxed);
+            for change in changes.iter().filter(|change| follows & bit(change.table) != 0) {
+                match sender.try_send(Arc::clone(change)) {
+                    Ok(()) => {}
+                    Err(mpsc::error::TrySendError::Full(_)) if change.is_passing => {}
+                    Err(_) => {
+                        ended += 1;
+                        return false;
+                    }
+                }
+            }
+            true
+        });
+        self.metrics.streams_dropped(ended);
+    }
+
+    /// Ends the sockets of an organization: they have missed something, and their clients come back and look.
+    pub fn end_followers(&self, organization: Uuid) {
+        self.retain(organization, |stream| matches!(stream.reader, Reader::Events(_)));
+    }
+
+    fn retain(&self, organization: Uuid, stays: impl FnMut(&Stream) -> bool) {
+        let mut streams = lock(&self.streams);
+        if let Some(of_organization) = streams.get_mut(&organization) {
+            of_organization.retain(stays);
+            if of_organization.is_empty() {
+                streams.remove(&organization);
+            }
+        }
+    }
+
+    /// Sends every reader of events a comment; answers who is there, each with their organization.
     fn ping(&self) -> Vec<(Uuid, Uuid)> {
         let streams = lock(&self.streams);
         let mut open = Vec::new();
         for (organization, streams) in streams.iter() {
             for stream in streams {
-                // A reader with a full buffer has something to read.
-                let _ = stream.sender.try_send(Message { number: 0, text: PING });
+                if let Reader::Events(sender) = &stream.reader {
+                    // A reader with a full buffer has something to read.
+                    let _ = sender.try_send(Message { number: 0, text: PING });
+                }
                 open.push((*organization, stream.id));
             }
         }
@@ -269,23 +405,11 @@ impl Hub {
         lock(&self.streams).clear();
     }
 
-    fn leave(&self, organization: Uuid, id: Uuid) {
-        let mut streams = lock(&self.streams);
-        if let Some(of_organization) = streams.get_mut(&organization) {
-            of_organization.retain(|stream| stream.id != id);
-            if of_organization.is_empty() {
-                streams.remove(&organization);
-            }
+    fn gauge(&self, kind: Kind) -> &Gauge {
+        match kind {
+            Kind::Events => &self.metrics.sse_connections,
+            Kind::Socket => &self.metrics.realtime_connections,
         }
-    }
-
-    fn count(&self, by: i64) {
-        let open = if by > 0 {
-            self.open.fetch_add(1, Ordering::Relaxed) + 1
-        } else {
-            self.open.fetch_sub(1, Ordering::Relaxed) - 1
-        };
-        self.metrics.sse_connections.set(i64::try_from(open).unwrap_or(i64::MAX));
     }
 }
 
@@ -300,28 +424,66 @@ fn is_time(times: &Mutex<HashMap<Uuid, Instant>>, of: Uuid) -> bool {
     true
 }
 
-/// A message as the wire has it; `None` when it does not say what it is.
-pub fn written(number: i64, body: &str) -> Option<Message> {
+/// What a message says it is; `None` when it does not.
+fn kind(body: &str) -> Option<&str> {
     #[derive(Deserialize)]
     struct Kind<'a> {
         #[serde(rename = "type", borrow)]
         kind: &'a str,
     }
-    let Kind { kind } = serde_json::from_str(body).ok()?;
-    // JSON has no line breaks outside of strings, and none unescaped within; ours is written without any.
-    let text = if number > 0 {
-        format!("id: {number}\nevent: {kind}\ndata: {body}\n\n")
-    } else {
-        format!("event: {kind}\ndata: {body}\n\n")
-    };
-    Some(Message { number, text: text.into() })
+    serde_json::from_str::<Kind<'_>>(body).ok().map(|message| message.kind)
 }
 
-/// An open stream. Dropping it gives its place back.
-pub struct Subscription {
+impl Message {
+    /// As the wire has it.
+    fn new(number: i64, kind: &str, body: &str) -> Self {
+        // JSON has no line breaks outside of strings, and none unescaped within; ours is written without any.
+        let text = if number > 0 {
+            format!("id: {number}\nevent: {kind}\ndata: {body}\n\n")
+        } else {
+            format!("event: {kind}\ndata: {body}\n\n")
+        };
+        Self { number, text: text.into() }
+    }
+}
+
+/// A message as the wire has it; `None` when it does not say what it is.
+pub fn written(number: i64, body: &str) -> Option<Message> {
+    Some(Message::new(number, kind(body)?, body))
+}
+
+/// What holds a place.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Events,
+    Socket,
+}
+
+/// A place among the streams of an organization. Dropping it gives it back.
+struct Place {
     hub: Arc<Hub>,
     organization: Uuid,
     id: Uuid,
+    kind: Kind,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.hub.gauge(self.kind).dec();
+        let (hub, organization, id) = (Arc::clone(&self.hub), self.organization, self.id);
+        hub.retain(organization, |stream| stream.id != id);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                // Else the place is free when its time is over.
+                let _ = hub.places.leave(organization, id).await;
+            });
+        }
+    }
+}
+
+/// An open stream of events.
+pub struct Subscription {
+    _place: Place,
     messages: mpsc::Receiver<Message>,
     /// Messages up to this number were sent already.
     after: i64,
@@ -344,16 +506,139 @@ impl Subscription {
     }
 }
 
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        self.hub.count(-1);
-        self.hub.leave(self.organization, self.id);
-        let (hub, organization, id) = (Arc::clone(&self.hub), self.organization, self.id);
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                // Else the place is free when its time is over.
-                let _ = hub.places.leave(organization, id).await;
-            });
+/// A socket that follows tables.
+pub struct Following {
+    place: Place,
+    changes: mpsc::Receiver<Arc<Change>>,
+    follows: Arc<AtomicU8>,
+}
+
+impl Following {
+    /// Says which tables from now on.
+    pub fn set(&self, tables: impl IntoIterator<Item = Table>) {
+        self.follows.store(tables.into_iter().fold(0, |bits, table| bits | bit(table)), Ordering::Relaxed);
+    }
+
+    /// Puts the end off.
+    pub fn prolong(&self, until: DateTime<Utc>) {
+        let mut streams = lock(&self.place.hub.streams);
+        let of_organization = streams.get_mut(&self.place.organization);
+        if let Some(stream) = of_organization.and_then(|all| all.iter_mut().find(|one| one.id == self.place.id)) {
+            stream.until = stream.until.max(until);
         }
+    }
+
+    /// The next change; `None` at the end.
+    pub async fn next(&mut self) -> Option<Arc<Change>> {
+        self.changes.recv().await
+    }
+}
+
+/// A socket of which nobody knows yet whose it is. Dropping it makes room for another.
+pub struct Stranger(Arc<Hub>);
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.0.strangers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::live::changes::Change;
+    use chrono::TimeDelta;
+    use domain::change::{Operation, Record};
+    use domain::{ManualClock, SystemClock};
+    use queue::RedisConfig;
+    use telemetry::metrics::Registry;
+    use testkit::redis::RedisServer;
+
+    fn hub(redis: &RedisServer) -> (Arc<Hub>, mpsc::Receiver<Live>) {
+        let redis = Redis::open(&RedisConfig::new(redis.url().into())).unwrap();
+        let (changes, changed) = mpsc::channel(1);
+        let clock = Arc::new(ManualClock::at(SystemClock.now()));
+        (Hub::start(redis, clock, Arc::new(Metrics::new(Registry::new())), changes), changed)
+    }
+
+    fn live(number: i64, organization: Uuid, about: Option<Uuid>, kind: &str) -> Live {
+        let body = format!(r#"{{"type":"{kind}","payload":{{}},"ts":""}}"#);
+        Live { number, organization, about, body }
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_behind_ends_and_costs_the_others_nothing() {
+        let redis = RedisServer::start().unwrap();
+        let (hub, _changed) = hub(&redis);
+        let tenant = testkit::database::tenant(Uuid::now_v7());
+        let organization = tenant.organization().uuid();
+        let until = SystemClock.now() + TimeDelta::hours(1);
+        let (mut slow, mut quick) =
+            (hub.follow(tenant, until, MOST).await.unwrap(), hub.follow(tenant, until, MOST).await.unwrap());
+        let idle = hub.follow(tenant, until, MOST).await.unwrap();
+        for following in [&slow, &quick] {
+            following.set([Table::Expenses]);
+        }
+        let change = |passing| {
+            let nothing = Record::parse("{}".to_owned()).unwrap();
+            Arc::new(Change::new(Table::Expenses, Operation::Insert, nothing, String::new(), passing))
+        };
+        for _ in 0..BUFFER {
+            hub.tell(organization, &[change(false)]);
+            assert!(quick.next().await.is_some());
+        }
+        // A position is lost to it, anything else ends it.
+        hub.tell(organization, &[change(true)]);
+        assert!(quick.next().await.is_some());
+        assert_eq!(lock(&hub.streams)[&organization].len(), 3);
+        hub.tell(organization, &[change(false)]);
+        assert!(quick.next().await.is_some());
+        for _ in 0..BUFFER {
+            assert!(slow.next().await.is_some());
+        }
+        assert!(slow.next().await.is_none());
+        drop(idle);
+        assert_eq!(lock(&hub.streams)[&organization].len(), 1);
+    }
+
+    #[tokio::test]
+    async fn rows_are_read_only_of_tables_that_somebody_follows_and_once_for_all() {
+        let redis = RedisServer::start().unwrap();
+        let (hub, mut changed) = hub(&redis);
+        let tenant = testkit::database::tenant(Uuid::now_v7());
+        let organization = tenant.organization().uuid();
+        let until = SystemClock.now() + TimeDelta::hours(1);
+        let mut all = Vec::new();
+        for _ in 0..3 {
+            let following = hub.follow(tenant, until, MOST).await.unwrap();
+            following.set([Table::Sessions]);
+            all.push(following);
+        }
+        hub.pass_on(live(1, organization, None, "expense.created"));
+        hub.pass_on(live(2, Uuid::now_v7(), None, "session.checkin"));
+        assert!(changed.try_recv().is_err());
+        hub.pass_on(live(3, organization, None, "session.checkin"));
+        hub.pass_on(live(3, organization, None, "session.checkin"));
+        assert_eq!(changed.try_recv().unwrap().number, 3);
+        assert!(changed.try_recv().is_err());
+        assert_eq!(hub.followers(organization), Some(tenant));
+        // What cannot be read any more was missed, unless it is a position.
+        all[0].set([Table::Sessions, Table::Locations]);
+        hub.pass_on(live(4, organization, None, "session.checkout"));
+        hub.pass_on(live(0, organization, Some(Uuid::now_v7()), "location.updated"));
+        assert!(hub.followers(organization).is_some());
+        hub.pass_on(live(5, organization, None, "session.checkout"));
+        assert!(hub.followers(organization).is_none());
+        assert!(all[1].next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn sockets_of_strangers_are_counted() {
+        let redis = RedisServer::start().unwrap();
+        let (hub, _changed) = hub(&redis);
+        let mut strangers: Vec<Stranger> = std::iter::from_fn(|| hub.stranger()).collect();
+        assert_eq!(strangers.len(), STRANGERS);
+        strangers.pop();
+        assert!(hub.stranger().is_some());
     }
 }

@@ -1,12 +1,14 @@
-//! Watching the day as it happens: a stream of events an administrator keeps open.
+//! Watching the day as it happens: a stream of events an administrator keeps open, or a socket that follows tables.
 //!
 //! Events reach every replica through Redis, in the order in which the worker's relay hands them on; positions leave the
 //! gateway that stored them, thinned, and only while somebody of their organization watches.
 
+pub mod changes;
 mod events;
 mod hub;
+mod realtime;
 
-pub use hub::Hub;
+pub use hub::{CHANGES, Hub};
 
 use chrono::{DateTime, Utc};
 use domain::clock::{Replied, Stored};
@@ -18,7 +20,7 @@ use crate::http::endpoint::Routes;
 
 /// The feature's routes.
 pub fn routes(routes: &mut Routes<'_>) {
-    routes.add::<events::Events>();
+    routes.add::<events::Events>().add::<realtime::Realtime>();
 }
 
 /// Tells whoever watches where somebody is now.
