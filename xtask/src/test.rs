@@ -30,11 +30,13 @@ pub struct Options {
 pub async fn run(options: &Options) -> Outcome<ExitCode> {
     let mut interrupt = Interrupt::listen()?;
     let given = setting(SERVER);
-    // Unmodified BullMQ clients, which the tests of the queue run.
-    let node = tests_package("queue", &options.arguments);
+    // Unmodified clients, which the tests of these packages run.
+    let clients: Vec<&str> =
+        ["queue", "e2e"].into_iter().filter(|name| tests_package(name, &options.arguments)).collect();
+    let node = !clients.is_empty();
     packages::ensure(Wanted { postgres: given.is_none(), redis: true, node, ..Wanted::default() })?;
-    if node {
-        packages::npm_ci(&workspace::root().join("crates/queue/tests/node"))?;
+    for package in clients {
+        packages::npm_ci(&workspace::root().join("crates").join(package).join("tests/node"))?;
     }
     let begun = Instant::now();
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 mod abuse;
+mod clients;
 mod command_line;
 mod kilometres;
 mod replicas;
