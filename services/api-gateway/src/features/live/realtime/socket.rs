@@ -32,6 +32,9 @@ const MOST_BYTES: usize = 64 * 1024;
 /// Topics a socket may have joined.
 const MOST_TOPICS: usize = 100;
 
+/// What all of them together may want to hear of: each change is held against each of it.
+const MOST_WANTED: usize = 200;
+
 /// The longest name of a topic.
 const MOST_NAME: usize = 255;
 
@@ -214,7 +217,7 @@ impl Socket {
                 return self.reply(&incoming, "error", &json!({ "reason": reason })).await;
             }
         };
-        let follows_something = topic.follows_something();
+        let follows_something = topic.wants() > 0;
         self.topics.insert(name.clone(), topic);
         self.follow();
         self.reply(&incoming, "ok", &told).await?;
@@ -246,6 +249,9 @@ impl Socket {
             Ok(joined) => joined,
             Err(reason) => return Ok(Err(reason)),
         };
+        if self.topics.values().map(Topic::wants).sum::<usize>() + joined.0.wants() > MOST_WANTED {
+            return Ok(Err(format!("at most {MOST_WANTED} postgres_changes a socket")));
+        }
         let caller = match self.admitted(join.access_token.as_deref()).await {
             Ok(caller) => caller,
             Err(error) => return Ok(Err(error.to_string())),

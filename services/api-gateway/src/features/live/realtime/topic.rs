@@ -94,9 +94,9 @@ impl Topic {
         Ok((Self { join_ref, bindings }, json!({ "postgres_changes": told })))
     }
 
-    /// Whether it wants to hear of any change.
-    pub const fn follows_something(&self) -> bool {
-        !self.bindings.is_empty()
+    /// How many things it wants to hear of.
+    pub const fn wants(&self) -> usize {
+        self.bindings.len()
     }
 
     /// The tables it wants to hear of.
