@@ -246,6 +246,11 @@ impl Running {
         self.child.id()
     }
 
+    /// The process; an error when it has ended.
+    pub fn known_pid(&self) -> Outcome<u32> {
+        self.pid().ok_or_else(|| Failure::new(format!("{} has ended", self.name)))
+    }
+
     /// Ends it as a crash would.
     pub async fn kill(&mut self) -> Outcome {
         self.child.kill().await.context("cannot kill a service")

@@ -13,7 +13,7 @@ use crate::{
     redis::Redis,
     services::{Environment, Ports, Programs, Running, build, once},
     state::{Addresses, Folder, free_port, random_hex, random_key},
-    workspace,
+    usage, workspace,
 };
 
 /// Servers, programs, and how to start them.
@@ -123,6 +123,21 @@ impl Stack {
             environment = environment.with(name, value);
         }
         Running::start(name, program, port, &environment, Some(&self.folder.join("logs")))
+    }
+
+    /// The process that every server process of PostgreSQL is a child of.
+    pub fn postmaster(&self) -> Outcome<u32> {
+        let pid =
+            self.cluster.sql("postgres", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")?;
+        let pid = pid.trim().parse().context("no checkpointer")?;
+        usage::parent_of(pid).ok_or_else(|| Failure::new("the checkpointer has no parent"))
+    }
+
+    /// The process of Redis.
+    pub fn redis_pid(&self) -> Outcome<u32> {
+        let about = self.redis.ask(&["INFO", "server"]);
+        let pid = about.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap_or_default();
+        pid.trim().parse().context("Redis does not say who it is")
     }
 
     /// Makes an organization and signs its administrator in.

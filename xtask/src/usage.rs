@@ -46,7 +46,16 @@ pub fn parent_of(pid: u32) -> Option<u32> {
 
 /// The most memory a process ever held, in MiB.
 pub fn peak_mib(pid: u32) -> f64 {
+    memory_kib(pid, "VmHWM:") / 1024.0
+}
+
+/// The memory a process holds now, in KiB.
+pub fn resident_kib(pid: u32) -> f64 {
+    memory_kib(pid, "VmRSS:")
+}
+
+fn memory_kib(pid: u32, name: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    peak.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0)
 }

@@ -14,6 +14,7 @@ use api_gateway::startup::Application;
 use clap::{Parser, Subcommand};
 use db::DatabaseConfig;
 use domain::SystemClock;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use secrecy::SecretString;
 use settings::{InvalidSettings, Settings};
 use tokio::signal::unix::{SignalKind, signal};
@@ -118,6 +119,15 @@ fn with_config(command: impl FnOnce(Config) -> ExitCode) -> ExitCode {
     }
 }
 
+/// Every stream and socket is an open file, and the usual limit is for programs that could not bear more than 1,024: as
+/// many as whoever runs us allows.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).is_err() {
+        tracing::warn!(most = limit.current, "the number of open files stays as it is");
+    }
+}
+
 fn serve(config: Config) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
         Ok(runtime) => runtime,
@@ -128,6 +138,7 @@ fn serve(config: Config) -> ExitCode {
             Ok(telemetry) => telemetry,
             Err(error) => return complain(error, 1),
         };
+        raise_open_files();
         let shutdown_timeout = config.shutdown_timeout;
         let listener = match TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], config.port))) {
             Ok(listener) => listener,

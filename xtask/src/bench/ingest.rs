@@ -17,7 +17,6 @@ use tokio::task::JoinSet;
 use crate::{
     bench::write,
     failure::{Context, Failure, Outcome},
-    services::Running,
     stack::{Person, Stack, machine},
     usage,
 };
@@ -74,8 +73,8 @@ async fn measure_all(stack: &mut Stack, options: &Options) -> Outcome<(String, b
     let mut interrupt = stack.interrupt.clone();
     let people = stack.people(ORGANIZATIONS, PEOPLE).await?;
     let people: Arc<Vec<Lane>> = Arc::new(lanes(&people, 256));
-    let postgres = postmaster(stack)?;
-    let redis = redis_pid(stack)?;
+    let postgres = stack.postmaster()?;
+    let redis = stack.redis_pid()?;
     let mut samples: BTreeMap<&'static str, Vec<Sample>> = BTreeMap::new();
     let mut peak_mib: f64 = 0.0;
     let mut sent_points = 0;
@@ -93,7 +92,7 @@ async fn measure_all(stack: &mut Stack, options: &Options) -> Outcome<(String, b
         for (name, connections) in [("batches of 100, 16 connections", 16), ("batches of 100, 32 connections", 32)] {
             let load = Load { points: BATCH, connections, seconds: options.seconds };
             settle(stack)?;
-            let (sample, points) = load.run(stack.port(), &people, pid(&gateway)?, postgres, redis).await?;
+            let (sample, points) = load.run(stack.port(), &people, gateway.known_pid()?, postgres, redis).await?;
             sent_points += points;
             say!("  {name:<42} {:>9.0} points/s", sample.points_s);
             samples.entry(name).or_default().push(sample);
@@ -101,12 +100,12 @@ async fn measure_all(stack: &mut Stack, options: &Options) -> Outcome<(String, b
         for (name, connections) in [("single, 32 connections", 32), ("single, 256 connections", 256)] {
             let load = Load { points: 1, connections, seconds: options.seconds };
             settle(stack)?;
-            let (sample, points) = load.run(stack.port(), &people, pid(&gateway)?, postgres, redis).await?;
+            let (sample, points) = load.run(stack.port(), &people, gateway.known_pid()?, postgres, redis).await?;
             sent_points += points;
             say!("  {name:<42} {:>9.0} requests/s", sample.requests_s);
             samples.entry(name).or_default().push(sample);
         }
-        peak_mib = peak_mib.max(usage::peak_mib(pid(&gateway)?));
+        peak_mib = peak_mib.max(usage::peak_mib(gateway.known_pid()?));
         gateway.stop(&mut interrupt).await;
         let mut single = stack.gateway(&[("LOCATIONS_PER_COMMIT", "1")]).await?;
         for (name, connections) in
@@ -114,7 +113,7 @@ async fn measure_all(stack: &mut Stack, options: &Options) -> Outcome<(String, b
         {
             let load = Load { points: 1, connections, seconds: options.seconds };
             settle(stack)?;
-            let (sample, points) = load.run(stack.port(), &people, pid(&single)?, postgres, redis).await?;
+            let (sample, points) = load.run(stack.port(), &people, single.known_pid()?, postgres, redis).await?;
             sent_points += points;
             say!("  {name:<42} {:>9.0} requests/s", sample.requests_s);
             samples.entry(name).or_default().push(sample);
@@ -213,22 +212,6 @@ fn settle(stack: &Stack) -> Outcome {
         stack.cluster.sql("fieldtrack", statement)?;
     }
     Ok(())
-}
-
-fn pid(running: &Running) -> Outcome<u32> {
-    running.pid().ok_or_else(|| Failure::new("a service has ended"))
-}
-
-fn postmaster(stack: &Stack) -> Outcome<u32> {
-    let pid = stack.cluster.sql("postgres", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")?;
-    let pid = pid.trim().parse().context("no checkpointer")?;
-    usage::parent_of(pid).ok_or_else(|| Failure::new("the checkpointer has no parent"))
-}
-
-fn redis_pid(stack: &Stack) -> Outcome<u32> {
-    let about = stack.redis.ask(&["INFO", "server"]);
-    let pid = about.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap_or_default();
-    pid.trim().parse().context("Redis does not say who it is")
 }
 
 /// The same batches, without HTTP, tokens, row-level security, validation or jobs: as the superuser, by pgbench, into

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: figures as ratios against a baseline in the same run, never as promises.
 
 mod ingest;
+mod live;
 mod queue;
 mod reads;
 
@@ -18,6 +19,8 @@ use crate::{
 pub enum Bench {
     /// Ingestion over HTTP against what the database itself can take
     Ingest(ingest::Options),
+    /// Thousands of open streams, and how soon they hear
+    Live(live::Options),
     /// The job queue against BullMQ, its Rust port, and a bare stream
     Queue(queue::Options),
     /// Dashboards, rankings and lists of an organization with years of history
@@ -28,6 +31,7 @@ pub enum Bench {
 pub async fn run(bench: Bench) -> Outcome<ExitCode> {
     match bench {
         Bench::Ingest(options) => ingest::run(&options).await,
+        Bench::Live(options) => live::run(&options).await,
         Bench::Queue(options) => queue::run(&options),
         Bench::Reads(options) => reads::run(&options).await,
     }
