@@ -131,7 +131,7 @@ impl Recalculations {
         last.truncate(REMEMBERED);
         let count = last.len() as u64;
         let sum: u64 = last.iter().map(|done| done.took_ms).sum();
-        Ok(if count == 0 { 0 } else { (sum + count / 2) / count })
+        Ok((sum + count / 2).checked_div(count).unwrap_or(0))
     }
 }
 

@@ -125,11 +125,6 @@ impl Product {
         self.replicas.push(process);
     }
 
-    /// A program with this product's settings, for one command.
-    pub fn command(&self, name: &str) -> Command {
-        command(name, &self.settings)
-    }
-
     pub fn restart_gateway(&mut self) {
         self.gateway = serve("api-gateway", "PORT", &self.settings, &self.folder);
     }
