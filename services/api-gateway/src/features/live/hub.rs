@@ -195,10 +195,8 @@ impl Hub {
             turn += 1;
             self.end_expired(self.clock.now());
             if turn.is_multiple_of(PING_EVERY) {
-                let open = self.ping();
-                if let Err(error) = self.places.renew(&open).await {
-                    tracing::debug!(error.message = %error, "the places of streams could not be renewed");
-                }
+                self.keep_places(self.open_places()).await;
+                self.ping();
                 lock(&self.published).retain(|_, at| at.elapsed() < POSITION_EVERY);
                 lock(&self.passed_on).retain(|_, at| at.elapsed() < POSITION_EVERY);
             }
@@ -378,20 +376,32 @@ impl Hub {
         }
     }
 
-    /// Sends every reader of events a comment; answers who is there, each with their organization.
-    fn ping(&self) -> Vec<(Uuid, Uuid)> {
-        let streams = lock(&self.streams);
-        let mut open = Vec::new();
-        for (organization, streams) in streams.iter() {
-            for stream in streams {
-                if let Reader::Events(sender) = &stream.reader {
-                    // A reader with a full buffer has something to read.
-                    let _ = sender.try_send(Message { number: 0, text: PING });
-                }
-                open.push((*organization, stream.id));
+    /// Sends every reader of events a comment.
+    fn ping(&self) {
+        for stream in lock(&self.streams).values().flatten() {
+            if let Reader::Events(sender) = &stream.reader {
+                // A reader with a full buffer has something to read.
+                let _ = sender.try_send(Message { number: 0, text: PING });
             }
         }
-        open
+    }
+
+    /// Who is there, each with their organization.
+    fn open_places(&self) -> Vec<(Uuid, Uuid)> {
+        let streams = lock(&self.streams);
+        streams.iter().flat_map(|(organization, all)| all.iter().map(|stream| (*organization, stream.id))).collect()
+    }
+
+    /// Keeps the places of those who were there. Whoever left meanwhile may have been given theirs anew: it is taken back.
+    async fn keep_places(&self, open: Vec<(Uuid, Uuid)>) {
+        if let Err(error) = self.places.renew(&open).await {
+            tracing::debug!(error.message = %error, "the places of streams could not be renewed");
+        }
+        let still: HashSet<(Uuid, Uuid)> = self.open_places().into_iter().collect();
+        for (organization, id) in open.into_iter().filter(|place| !still.contains(place)) {
+            // Else the place is free when its time is over.
+            let _ = self.places.leave(organization, id).await;
+        }
     }
 
     fn end_expired(&self, now: DateTime<Utc>) {
@@ -630,6 +640,28 @@ mod tests {
         hub.pass_on(live(5, organization, None, "session.checkout"));
         assert!(hub.followers(organization).is_none());
         assert!(all[1].next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_place_that_was_given_back_while_places_were_renewed_stays_free() {
+        let redis = RedisServer::start().unwrap();
+        let (hub, _changed) = hub(&redis);
+        let tenant = testkit::database::tenant(Uuid::now_v7());
+        let until = SystemClock.now() + TimeDelta::hours(1);
+        let left = hub.follow(tenant, until, 2).await.unwrap();
+        let _stays = hub.follow(tenant, until, 2).await.unwrap();
+        let open = hub.open_places();
+        let places = format!("fieldtrack:streams:{}", tenant.organization());
+        let taken = || redis.call(&["ZCARD", &places]).unwrap().to_string();
+        assert_eq!(taken(), "2");
+        drop(left);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while taken() != "1" {
+            assert!(Instant::now() < deadline, "the place is not given back");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        hub.keep_places(open).await;
+        assert_eq!(taken(), "1");
     }
 
     #[tokio::test]

@@ -120,6 +120,11 @@ impl Socket {
             }
             let until = (heard + SILENCE).min(followed + IDLE);
             let step = tokio::select! {
+                // In this order: a server that restarts also ends what was followed, and should say why.
+                biased;
+                _ = closing.wait_for(|closing| *closing) => {
+                    Err(End::Because(CloseCode::Restart, "the server restarts"))
+                }
                 message = messages.recv() => {
                     heard = Instant::now();
                     if heard - window.0 > WINDOW {
@@ -137,9 +142,6 @@ impl Socket {
                     // The token has ended, the client is behind, or something was missed. It comes back and looks.
                     None => Err(End::Because(CloseCode::Again, "join again")),
                 },
-                _ = closing.wait_for(|closing| *closing) => {
-                    Err(End::Because(CloseCode::Restart, "the server restarts"))
-                }
                 () = tokio::time::sleep_until(until) => Err(End::Because(CloseCode::Policy, "nothing was said or joined")),
             };
             if let Err(end) = step {
