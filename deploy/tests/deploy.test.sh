@@ -121,9 +121,16 @@ for release in r3 r4 r5 r6; do run deploy "$release"; done
 history 'r6/r6* r5/r5 r4/r4 r3/r3 r2/r2 '
 is 'images of forgotten releases' "$(find "$FAKE/images" -name '*:r1' | wc -l)" 0
 is 'images of known releases' "$(find "$FAKE/images" -name '*:r2' | wc -l)" 2
+case_name='a rollback does not wait for the engine to look, but looks itself'
+knob never-healthy; knob own-check-fails
+HEALTH_TIMEOUT_S=2 run rollback
+expect 1 health_timeout
+serves green r6
+no_knob own-check-fails
 case_name='rollbacks go further back, never forth'
-run rollback
+HEALTH_TIMEOUT_S=2 run rollback
 expect 0 ''
+no_knob never-healthy
 serves blue r5
 fleet blue r5
 history 'r6/r6x r5/r5* r4/r4 r3/r3 r2/r2 '
