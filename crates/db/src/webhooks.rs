@@ -394,18 +394,28 @@ pub enum Claim {
     Ours(Box<Attempt>),
     /// There is nothing to do: the delivery is gone, over, further on, or somebody else's at the moment.
     Nothing,
-    /// As many attempts as an address bears are under way.
+    /// As many attempts as an address or an organization may have are under way.
     Busy,
 }
 
-/// Claims an attempt for so long; of several that ask, one gets it. No more than `at_once` attempts are made at one
-/// webhook at the same time.
+/// How many attempts may be under way at the same time, over all workers.
+#[derive(Debug, Clone, Copy)]
+pub struct AtOnce {
+    /// At one webhook.
+    pub webhook: i64,
+    /// Of one organization, or thereabouts: receivers that hang cost nobody else's turn.
+    pub organization: i64,
+}
+
+/// Claims an attempt for so long; of several that ask, one gets it. When there are as many under way as there may be, it is
+/// due again at `busy_until`: whoever was told so asks then, and the schedule need not.
 #[tracing::instrument(name = "db claim delivery", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn claim(
     tx: &mut TenantTx,
     job: &DeliverWebhook,
-    at_once: i64,
+    at_once: AtOnce,
     lasting: TimeDelta,
+    busy_until: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> DbResult<Claim> {
     let organization = tx.organization();
@@ -430,15 +440,21 @@ pub async fn claim(
         .await
         .optional()?;
     let Some(event_type) = due else { return Ok(Claim::Nothing) };
-    let under_way: i64 = deliveries::table
+    let under_way: Vec<Uuid> = deliveries::table
         .filter(deliveries::organization_id.eq(organization))
-        .filter(deliveries::webhook_id.eq(job.webhook.uuid()))
         .filter(deliveries::status.eq("pending"))
         .filter(deliveries::claimed_until.gt(now))
-        .count()
-        .get_result(tx.connection())
+        .select(deliveries::webhook_id)
+        .limit(at_once.organization.max(at_once.webhook))
+        .load(tx.connection())
         .await?;
-    if under_way >= at_once {
+    let count = |some: usize| i64::try_from(some).unwrap_or(i64::MAX);
+    let at_webhook = count(under_way.iter().filter(|webhook| **webhook == job.webhook.uuid()).count());
+    if at_webhook >= at_once.webhook || count(under_way.len()) >= at_once.organization {
+        diesel::update(deliveries::table.find((organization, job.delivery.uuid())))
+            .set(deliveries::next_retry_at.eq(busy_until))
+            .execute(tx.connection())
+            .await?;
         return Ok(Claim::Busy);
     }
     diesel::update(deliveries::table.find((organization, job.delivery.uuid())))
@@ -484,6 +500,9 @@ pub enum Effect {
     Disabled,
 }
 
+/// Failures in a row, the last of them, whether it is called at all, and until when its circuit is open.
+type Streak = (i32, Option<DateTime<Utc>>, bool, Option<DateTime<Utc>>);
+
 /// Records an attempt that was claimed.
 #[tracing::instrument(name = "db record attempt", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn record(tx: &mut TenantTx, job: &DeliverWebhook, answer: &Answer, now: DateTime<Utc>) -> DbResult<Effect> {
@@ -494,9 +513,14 @@ pub async fn record(tx: &mut TenantTx, job: &DeliverWebhook, answer: &Answer, no
         (Some(_), None) => ("failed", Some(now)),
     };
     // First the webhook, as claiming does.
-    let streak: Option<(i32, Option<DateTime<Utc>>, bool)> = webhooks::table
+    let streak: Option<Streak> = webhooks::table
         .find((organization, job.webhook.uuid()))
-        .select((webhooks::failure_streak, webhooks::last_failure_at, webhooks::is_active))
+        .select((
+            webhooks::failure_streak,
+            webhooks::last_failure_at,
+            webhooks::is_active,
+            webhooks::circuit_open_until,
+        ))
         .for_no_key_update()
         .first(tx.connection())
         .await
@@ -520,7 +544,9 @@ pub async fn record(tx: &mut TenantTx, job: &DeliverWebhook, answer: &Answer, no
     ))
     .execute(tx.connection())
     .await?;
-    let Some((streak, last_failure, active)) = streak.filter(|_| recorded == 1) else { return Ok(Effect::TooLate) };
+    let Some((streak, last_failure, active, open_until)) = streak.filter(|_| recorded == 1) else {
+        return Ok(Effect::TooLate);
+    };
     let webhook = webhooks::table.find((organization, job.webhook.uuid()));
     if answer.error.is_none() {
         diesel::update(webhook).set(webhooks::failure_streak.eq(0)).execute(tx.connection()).await?;
@@ -531,7 +557,8 @@ pub async fn record(tx: &mut TenantTx, job: &DeliverWebhook, answer: &Answer, no
         .set((webhooks::failure_streak.eq(streak), webhooks::last_failure_at.eq(now)))
         .execute(tx.connection())
         .await?;
-    if answer.gone && active {
+    // A circuit that is open would close by itself, and call again whoever said never to.
+    if answer.gone && (active || open_until.is_some()) {
         diesel::update(webhook)
             .set((webhooks::is_active.eq(false), webhooks::circuit_open_until.eq(None::<DateTime<Utc>>)))
             .execute(tx.connection())

@@ -103,6 +103,7 @@ impl Worker {
             secrets: config.secrets,
             max_bytes: config.webhook_max_bytes,
             allowed: config.webhook_networks,
+            concurrency: config.webhook_concurrency,
         };
         match Deliver::new(webhook_cx, options, deliveries.clone()) {
             Ok(deliver) => crew.hire(deliver, config.webhook_concurrency),

@@ -362,6 +362,20 @@ async fn the_trend_shows_days_with_sessions_oldest_first() {
 }
 
 #[tokio::test]
+async fn somebody_whose_work_nobody_measured_is_counted_too() {
+    let app = TestApp::start().await;
+    let organization = app.organization().await;
+    let asha = organization.employee("Asha").await;
+    organization.employee("Ben").await;
+    asha.check_in().await;
+    asha.post("/attendance/check-out", &json!({})).await.data(200);
+    app.clock.advance(TimeDelta::hours(25));
+    let board = again(&organization.admin).await.get("/admin/dashboard").await.data(200);
+    let counts = ["activeEmployeeCount", "recentEmployeeCount", "inactiveEmployeeCount"].map(|name| &board[name]);
+    assert_eq!(counts, [&json!(0), &json!(0), &json!(1)], "{board}");
+}
+
+#[tokio::test]
 async fn a_dashboard_is_true_whatever_jobs_have_run() {
     let app = TestApp::start().await;
     let organization = app.organization().await;

@@ -184,3 +184,29 @@ async fn positions_are_told_to_whoever_watches() {
     assert_eq!(heard.data["payload"]["sessionId"], json!(session));
     assert!(heard.data["payload"]["latitude"].is_number());
 }
+
+#[tokio::test]
+async fn asking_what_a_stream_would_be_takes_no_place() {
+    let app = TestApp::start().await;
+    let organization = app.organization().await;
+    for _ in 0..21 {
+        let answer = organization.admin.request(Method::HEAD, "/admin/events").send().await.unwrap();
+        assert_eq!(
+            (answer.status(), &answer.headers()["content-type"]),
+            (reqwest::StatusCode::OK, &"text/event-stream; charset=utf-8".parse().unwrap())
+        );
+    }
+    Stream::open(&organization.admin, None).await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_ahead_of_the_numbers_hears_what_comes() {
+    let app = TestApp::start().await;
+    let organization = app.organization().await;
+    let asha = organization.employee("Asha").await;
+    // As after the database was set back.
+    let mut stream = Stream::open(&organization.admin, Some(1_000_000)).await;
+    asha.check_in().await;
+    relay(&app).await;
+    assert!(stream.next().await.unwrap().id.unwrap() < 1_000_000);
+}

@@ -13,7 +13,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, TimeDelta, Utc};
-use db::webhooks::{Answer, Attempt, Claim, Effect};
+use db::webhooks::{Answer, AtOnce, Attempt, Claim, Effect};
 use db::{DbError, audit};
 use domain::Tenant;
 use domain::auth::Actor;
@@ -41,7 +41,7 @@ const CLAIMED_FOR: TimeDelta = TimeDelta::seconds(30);
 /// Attempts at one address at the same time.
 const AT_ONCE: i64 = 2;
 
-/// When an attempt is asked for again whose address was busy.
+/// When an attempt is asked for again for which there was no room.
 const BUSY_AGAIN: Duration = Duration::from_millis(500);
 
 /// How much of an answer is kept, in characters.
@@ -61,6 +61,7 @@ pub struct Deliver {
     cx: Context,
     secrets: SecretsKey,
     max_bytes: usize,
+    at_once: AtOnce,
     allowed: Arc<[Network]>,
     encrypted: Client,
     plain: Client,
@@ -75,6 +76,8 @@ pub struct DeliverOptions {
     pub max_bytes: usize,
     /// `WEBHOOK_ALLOWED_NETWORKS`: private networks that may be reached.
     pub allowed: Vec<Network>,
+    /// `WEBHOOK_WORKER_CONCURRENCY`: of these, one organization gets somewhat more than half.
+    pub concurrency: usize,
 }
 
 impl Deliver {
@@ -90,6 +93,10 @@ impl Deliver {
             cx,
             secrets: options.secrets,
             max_bytes: options.max_bytes,
+            at_once: AtOnce {
+                webhook: AT_ONCE,
+                organization: i64::try_from(options.concurrency.div_ceil(2)).unwrap_or(AT_ONCE),
+            },
             allowed,
             again,
         })
@@ -118,8 +125,10 @@ impl Kind for Deliver {
         // The schedule asks again for whatever the database could not do now.
         let give_up = |error: DbError| JobError::GiveUp(error.to_string());
         let mut tx = self.cx.db.tenant(tenant).await.map_err(give_up)?;
-        let claim =
-            db::webhooks::claim(&mut tx, job, AT_ONCE, CLAIMED_FOR, self.cx.clock.now()).await.map_err(give_up)?;
+        let now = self.cx.clock.now();
+        let claim = db::webhooks::claim(&mut tx, job, self.at_once, CLAIMED_FOR, now + BUSY_AGAIN, now)
+            .await
+            .map_err(give_up)?;
         tx.commit().await.map_err(give_up)?;
         let attempt = match claim {
             Claim::Ours(attempt) => attempt,

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use db::webhooks::{NewWebhook, create};
+use db::webhooks::{Answer, Effect, NewWebhook, create};
 use domain::event::Event;
+use domain::job::DeliverWebhook;
 use domain::page::PageRequest;
 use domain::webhook::{Delivery, RetrySchedule, sealed_for};
 use domain::{Clock, SessionId, SystemClock, Tenant, WebhookId};
@@ -275,10 +276,7 @@ async fn five_failures_in_a_row_open_the_circuit_and_an_administrator_is_not_ove
         check_in(&worker, tenant, session).await;
         attempted(&worker, tenant, failures).await;
     }
-    let is_active = async || {
-        let mut tx = worker.db.tenant(tenant).await.unwrap();
-        db::webhooks::list(&mut tx).await.unwrap()[0].is_active
-    };
+    let is_active = async || is_active(&worker, tenant).await;
     assert!(!is_active().await);
     let mut tx = worker.db.tenant(tenant).await.unwrap();
     assert_eq!(db::audit::list(&mut tx, None, Some("CIRCUIT_BREAKER_OPENED"), 10).await.unwrap().len(), 1);
@@ -290,6 +288,62 @@ async fn five_failures_in_a_row_open_the_circuit_and_an_administrator_is_not_ove
     assert!(!db::webhooks::close_circuit(&mut tx, id, in_time + domain::webhook::CIRCUIT_OPEN).await.unwrap());
     tx.commit().await.unwrap();
     assert!(!is_active().await);
+    worker.stop().await;
+}
+
+async fn is_active(worker: &TestWorker, tenant: Tenant) -> bool {
+    let mut tx = worker.db.tenant(tenant).await.unwrap();
+    db::webhooks::list(&mut tx).await.unwrap()[0].is_active
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_says_never_again_while_its_circuit_is_open_is_not_called_when_it_closes() {
+    let worker = TestWorker::start(LOOPBACK).await;
+    let receiver = Receiver::start().await;
+    let (tenant, session) = worker.session().await;
+    let webhook = webhook(&worker, tenant, &format!("{}/fails", receiver.address), &["session.checkin"]).await;
+    for failures in 1..=5 {
+        check_in(&worker, tenant, session).await;
+        attempted(&worker, tenant, failures).await;
+    }
+    let delivery = deliveries(&worker, tenant).await.remove(0);
+    let organization = Some(tenant.organization());
+    let job = DeliverWebhook { delivery: delivery.id, webhook, event: delivery.event, attempt: 2, organization };
+    let gone = Answer { status: Some(410), body: None, error: Some("410".to_owned()), next: None, gone: true };
+    let mut tx = worker.db.tenant(tenant).await.unwrap();
+    assert_eq!(db::webhooks::record(&mut tx, &job, &gone, SystemClock.now()).await.unwrap(), Effect::Disabled);
+    let in_time = SystemClock.now() + domain::webhook::CIRCUIT_OPEN;
+    assert!(!db::webhooks::close_circuit(&mut tx, webhook, in_time).await.unwrap());
+    tx.commit().await.unwrap();
+    assert!(!is_active(&worker, tenant).await);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receivers_that_hang_cost_another_organization_nothing_and_make_no_jobs_of_their_own() {
+    let worker = TestWorker::start(LOOPBACK).await;
+    let receiver = Receiver::start().await;
+    let (tenant, session) = worker.session().await;
+    for _ in 0..8 {
+        webhook(&worker, tenant, &format!("{}/hangs", receiver.address), &["session.checkin"]).await;
+    }
+    for _ in 0..3 {
+        check_in(&worker, tenant, session).await;
+    }
+    // Long enough for the schedule to look for forgotten ones: every slot of the organization hangs for 5 s.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let (other, other_session) = worker.session().await;
+    webhook(&worker, other, &format!("{}/fine", receiver.address), &["session.checkin"]).await;
+    let begun = Instant::now();
+    check_in(&worker, other, other_session).await;
+    attempted(&worker, other, 1).await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    // Each of the 24 deliveries has one job at the most.
+    let count = |command: &[&str]| worker.redis.call(command).unwrap().to_string().trim().parse::<u64>().unwrap();
+    let key = |name: &str| format!("bull:webhook-delivery:{name}");
+    let waiting =
+        count(&["LLEN", &key("wait")]) + count(&["ZCARD", &key("prioritized")]) + count(&["ZCARD", &key("delayed")]);
+    assert!(waiting <= 24, "{waiting} jobs for 24 deliveries");
     worker.stop().await;
 }
 

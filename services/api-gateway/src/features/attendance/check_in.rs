@@ -38,11 +38,6 @@ impl Endpoint for CheckIn {
         let now = call.state.clock.now();
         let id = SessionId::generate();
         let mut tx = call.state.db.tenant(caller.tenant()).await?;
-        // Asked of the row, which stays locked: a deactivation at this very moment comes before or after, and whoever it
-        // came before has no session that nobody would close.
-        if !db::employees::touch_if_active(&mut tx, employee, now).await? {
-            return Err(ApiError::NoEmployee);
-        }
         let session = db::attendance::open(&mut tx, id, employee, now).await.map_err(|error| {
             if error.is_conflict_with(db::attendance::ALREADY_OPEN) {
                 ApiError::Refused("Cannot check in: you already have an active session. Check out first.".to_owned())
@@ -50,6 +45,11 @@ impl Endpoint for CheckIn {
                 error.into()
             }
         })?;
+        // Asked of the row, which stays locked: a deactivation at this very moment comes before or after, and whoever it
+        // came before has no session that nobody would close. After the session, as everywhere: nobody waits in a circle.
+        if !db::employees::touch_if_active(&mut tx, employee, now).await? {
+            return Err(ApiError::NoEmployee);
+        }
         if let Some(at) = call.input.0 {
             db::locations::insert_first(&mut tx, id, employee, at, now).await?;
         }

@@ -22,6 +22,9 @@ use crate::http::openapi::About;
 use crate::http::{reply, rules};
 use crate::identity::passwords;
 
+/// Characters of a code: it is looked up and sorted by, and an index takes only so much (D53).
+const MOST_OF_CODE: usize = 100;
+
 /// Makes an employee; with an address and a password, also the user they sign in as, in the same transaction.
 pub struct Create;
 
@@ -114,7 +117,12 @@ struct Body {
     #[garde(custom(rules::required), custom(rules::not_empty("name is required")), custom(rules::storable))]
     name: Field<String>,
     #[serde(default)]
-    #[garde(custom(rules::optional), custom(rules::text_at_least(1)), custom(rules::storable))]
+    #[garde(
+        custom(rules::optional),
+        custom(rules::text_at_least(1)),
+        custom(rules::text_at_most(MOST_OF_CODE)),
+        custom(rules::storable)
+    )]
     employee_code: Field<String>,
     #[serde(default)]
     #[garde(custom(rules::optional), custom(rules::uuid("user_id must be a valid UUID")))]

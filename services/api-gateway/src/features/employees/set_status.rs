@@ -65,7 +65,9 @@ impl Endpoint for SetStatus {
             if is_active {
                 users::set_ban(&mut tx, user, None, now).await?;
             } else {
-                keep_out(&mut tx, user, now).await?;
+                // Another provider's administrators are not ours to count.
+                let ours = call.state.identity.built_in().is_some();
+                keep_out(&mut tx, user, ours, now).await?;
             }
         }
         if was_active != is_active {
@@ -97,9 +99,9 @@ async fn close(tx: &mut TenantTx, employee: EmployeeId, now: DateTime<Utc>) -> D
 }
 
 /// Keeps a user out and ends their sign-ins; refused for the only administrator, after whom nobody could undo it.
-async fn keep_out(tx: &mut TenantTx, user: UserId, now: DateTime<Utc>) -> ApiResult<()> {
+async fn keep_out(tx: &mut TenantTx, user: UserId, ours: bool, now: DateTime<Utc>) -> ApiResult<()> {
     let is_admin = users::find(tx, user).await?.is_some_and(|user| user.role == Role::Admin);
-    if is_admin && !users::has_other_administrator(tx, user, now).await? {
+    if ours && is_admin && !users::has_other_administrator(tx, user, now).await? {
         return Err(last_administrator());
     }
     users::set_ban(tx, user, Some(now + BAN), now).await?;

@@ -19,6 +19,8 @@ use crate::http::openapi::About;
 /// What happens in the organization, as it happens. Ends with the caller's token.
 pub struct Events;
 
+const MEDIA_TYPE: &str = "text/event-stream; charset=utf-8";
+
 /// How long a stream of an API key may last; a key does not end by itself, but may be taken back.
 const KEY_LASTS: TimeDelta = TimeDelta::minutes(15);
 
@@ -45,6 +47,9 @@ impl Endpoint for Events {
     async fn handle(call: Call<Since>) -> ApiResult<HttpResponse> {
         let caller = call.caller()?;
         let organization = caller.tenant().organization();
+        if !call.input.opens {
+            return Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, MEDIA_TYPE)).finish());
+        }
         let now = call.state.clock.now();
         let until = caller.until().unwrap_or(now + KEY_LASTS);
         let mut subscription = call.state.live.open(organization.uuid(), until).await.map_err(|error| match error {
@@ -55,7 +60,7 @@ impl Endpoint for Events {
             NotOpened::Closing => ApiError::Unavailable("the process is on its way out".to_owned()),
         })?;
         let mut opening = format!("event: connected\ndata: {}\n\n", json!({ "orgId": organization }));
-        if let Some(after) = call.input.0 {
+        if let Some(after) = call.input.after {
             let mut tx = call.state.db.tenant(caller.tenant()).await?;
             let missed = db::events::missed(&mut tx, after, now - HISTORY, HISTORY_MOST).await?;
             tx.commit().await?;
@@ -63,7 +68,8 @@ impl Endpoint for Events {
                 let gap = json!({ "type": "history.gap", "payload": {}, "ts": Replied(now) }).to_string();
                 opening.push_str(&format!("event: history.gap\ndata: {gap}\n\n"));
             }
-            let mut last = after;
+            // Only what was sent is passed over later: the client's own number may be of a database that was set back.
+            let mut last = 0;
             for (number, body) in missed.events {
                 last = last.max(number);
                 if let Some(message) = written(number, &body) {
@@ -74,7 +80,7 @@ impl Endpoint for Events {
         }
         let told = stream::unfold((Some(Bytes::from(opening)), subscription), next);
         let mut response = HttpResponse::Ok()
-            .insert_header((CONTENT_TYPE, "text/event-stream; charset=utf-8"))
+            .insert_header((CONTENT_TYPE, MEDIA_TYPE))
             .insert_header((CACHE_CONTROL, "no-cache, no-transform"))
             // Said, so that nothing gathers events in order to compress them.
             .insert_header(ContentEncoding::Identity)
@@ -95,8 +101,13 @@ async fn next((opening, mut subscription): Told) -> Option<(Result<Bytes, std::c
     Some((Ok(text), (None, subscription)))
 }
 
-/// The last event a client saw, if it says so.
-pub struct Since(Option<i64>);
+/// What is asked for.
+pub struct Since {
+    /// HEAD asks what the answer would be, and opens nothing: its stream would end with the token, whoever has gone.
+    opens: bool,
+    /// The last event a client saw, if it says so.
+    after: Option<i64>,
+}
 
 impl Input for Since {
     const READS_BODY: bool = false;
@@ -104,6 +115,7 @@ impl Input for Since {
 
     fn read(parts: &Parts<'_>) -> ApiResult<Self> {
         let last = parts.request.headers().get("last-event-id").and_then(|value| value.to_str().ok());
-        Ok(Self(last.and_then(|last| last.trim().parse().ok()).filter(|number| *number >= 0)))
+        let after = last.and_then(|last| last.trim().parse().ok()).filter(|number| *number >= 0);
+        Ok(Self { opens: parts.request.method() != Method::HEAD, after })
     }
 }

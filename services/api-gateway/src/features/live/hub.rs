@@ -95,6 +95,8 @@ const fn bit(table: Table) -> u8 {
 /// The hub of a process.
 pub struct Hub {
     streams: Mutex<HashMap<Uuid, Vec<Stream>>>,
+    /// Places that are held, each with its organization: also by streams that were ended and whose client has not gone.
+    held: Mutex<HashSet<(Uuid, Uuid)>>,
     /// The number of the last message that was passed on; what comes again is not.
     last: AtomicI64,
     closed: watch::Sender<bool>,
@@ -143,6 +145,7 @@ impl Hub {
         });
         Arc::new(Self {
             streams: Mutex::default(),
+            held: Mutex::default(),
             last: AtomicI64::new(0),
             closed: watch::Sender::new(false),
             strangers: AtomicUsize::new(0),
@@ -235,8 +238,11 @@ impl Hub {
         // With Redis away a replica counts its own.
         let free = match self.places.take(organization, id, most).await {
             Ok(free) => free,
-            Err(_) => lock(&self.streams).get(&organization).is_none_or(|streams| streams.len() < most),
+            Err(_) => lock(&self.held).iter().filter(|(whose, _)| *whose == organization).count() < most,
         };
+        if free {
+            lock(&self.held).insert((organization, id));
+        }
         // From here on the place is given back whatever happens.
         let place = Place { hub: Arc::clone(self), organization, id, kind };
         self.gauge(kind).inc();
@@ -388,8 +394,7 @@ impl Hub {
 
     /// Who is there, each with their organization.
     fn open_places(&self) -> Vec<(Uuid, Uuid)> {
-        let streams = lock(&self.streams);
-        streams.iter().flat_map(|(organization, all)| all.iter().map(|stream| (*organization, stream.id))).collect()
+        lock(&self.held).iter().copied().collect()
     }
 
     /// Keeps the places of those who were there. Whoever left meanwhile may have been given theirs anew: it is taken back.
@@ -482,6 +487,7 @@ impl Drop for Place {
         self.hub.gauge(self.kind).dec();
         let (hub, organization, id) = (Arc::clone(&self.hub), self.organization, self.id);
         hub.retain(organization, |stream| stream.id != id);
+        lock(&hub.held).remove(&(organization, id));
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 // Else the place is free when its time is over.

@@ -271,15 +271,26 @@ impl Socket {
                 let span = Span::current();
                 span.record("organization_id", field::display(caller.tenant().organization()));
                 span.record("actor", field::display(caller.subject()));
-                admit(&self.state, Some(&caller), self.address, Budget::Default).await?;
-                Ok(caller)
+                match admit(&self.state, Some(&caller), self.address, Budget::Default).await {
+                    Ok(_) => Ok(caller),
+                    Err(error) => Err(self.noticed(error)),
+                }
             }
             Err(error) if error.status_and_code().0.is_server_error() => Err(error),
             Err(error) => {
                 abuse::note(&self.state, super::Realtime::PATH, &error);
-                Err(charge_refusal(&self.state, self.address, error).await.0)
+                Err(self.noticed(charge_refusal(&self.state, self.address, error).await.0))
             }
         }
+    }
+
+    /// A limit that was hit is noted, as for requests.
+    fn noticed(&self, error: ApiError) -> ApiError {
+        if matches!(error, ApiError::TooMany { .. }) {
+            self.state.metrics.rate_limited(super::Realtime::PATH);
+            abuse::note(&self.state, super::Realtime::PATH, &error);
+        }
+        error
     }
 
     async fn examined(&self, token: Option<&str>) -> ApiResult<Caller> {
@@ -316,10 +327,10 @@ impl Socket {
                 self.entered = Some(Entered { caller, following });
                 Ok(Ok(()))
             }
-            Err(NotOpened::TooMany) => Ok(Err(ApiError::TooMany {
+            Err(NotOpened::TooMany) => Ok(Err(self.noticed(ApiError::TooMany {
                 message: "Realtime connection limit reached (max 20 per organization).",
                 retry_after_s: 15,
-            })),
+            }))),
             Err(NotOpened::Closing) => Err(End::Because(CloseCode::Restart, "the server restarts")),
         }
     }
