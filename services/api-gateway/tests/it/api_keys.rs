@@ -74,6 +74,11 @@ async fn a_key_does_what_its_scopes_say_and_nothing_else() {
     assert_eq!(app.with_key(&reader, Method::HEAD, "/admin/audit-log", &none).await.status, 403);
     assert_eq!(app.with_key(&all, Method::GET, "/admin/audit-log", &none).await.status, 200);
 
+    // A key is no user either: whose figures are meant has to be said.
+    let summary = app.with_key(&all, Method::GET, "/admin/user-summary", &none).await;
+    let refused = "userId query parameter is required when using API key authentication";
+    summary.refused(400, "VALIDATION_ERROR", refused);
+
     // Keys are people's business, and the scope is asked for first.
     app.with_key(&reader, Method::GET, "/admin/api-keys", &none).await.refused(403, "FORBIDDEN", missing);
     let people = "This endpoint requires JWT user authentication";

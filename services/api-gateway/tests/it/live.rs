@@ -210,3 +210,19 @@ async fn a_client_that_is_ahead_of_the_numbers_hears_what_comes() {
     relay(&app).await;
     assert!(stream.next().await.unwrap().id.unwrap() < 1_000_000);
 }
+
+#[tokio::test]
+async fn whoever_was_away_for_longer_than_the_history_is_told_of_the_gap() {
+    let app = TestApp::start().await;
+    let organization = app.organization().await;
+    let (asha, ben) = (organization.employee("Asha").await, organization.employee("Ben").await);
+    asha.check_in().await;
+    relay(&app).await;
+    app.clock.advance(TimeDelta::minutes(16));
+    ben.check_in().await;
+    relay(&app).await;
+    let mut stream = Stream::open(&organization.admin, Some(0)).await;
+    assert_eq!(stream.next().await.unwrap().event, "history.gap");
+    let heard = stream.next().await.unwrap();
+    assert_eq!(heard.data["payload"]["employeeId"], ben.employee_id(), "{heard:?}");
+}

@@ -205,3 +205,20 @@ async fn what_cannot_be_queued_stays_as_it_is() {
     assert_eq!(body["details"], json!({ "queue": "webhook-delivery", "queueDepth": 1, "maxQueueDepth": 1 }));
     assert_eq!(admin.get("/admin/webhook-dlq").await.json()["meta"]["count"], 1);
 }
+
+#[tokio::test]
+async fn an_endpoint_may_ask_for_attempts_over_three_days() {
+    let app = TestApp::start().await;
+    let admin = app.organization().await.admin;
+    assert_eq!(registered(&admin, "/admin/webhooks").await["retry_schedule"], "standard");
+    let body = json!({
+        "url": "https://hooks.example.com/ft", "events": ["session.checkin"], "secret": SECRET, "retry_schedule": "extended",
+    });
+    let made = admin.post("/admin/webhooks", &body).await.data(201);
+    assert_eq!(made["retry_schedule"], "extended");
+    let path = format!("/admin/webhooks/{}", made["id"].as_str().unwrap());
+    let changed = admin.patch(&path, &json!({ "retry_schedule": "standard" })).await.data(200);
+    assert_eq!(changed["retry_schedule"], "standard");
+    let refused = admin.patch(&path, &json!({ "retry_schedule": "whenever" })).await;
+    assert_eq!(refused.status, 400, "{}", refused.text);
+}

@@ -20,6 +20,7 @@ use uuid::Uuid;
 pub const SECRETS_KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 
 pub struct TestWorker {
+    pub database: TestDatabase,
     pub db: Db,
     pub redis: RedisServer,
     pub producer: Producer,
@@ -51,7 +52,7 @@ impl TestWorker {
         let running = tokio::spawn(worker.run(stopped));
         let client = Redis::open(&RedisConfig::new(redis.url().into())).unwrap();
         let producer = Producer::start(client, "distance-engine");
-        Self { db: database.open(), redis, producer, port, stop, running }
+        Self { db: database.open(), database, redis, producer, port, stop, running }
     }
 
     pub async fn stop(self) {

@@ -100,6 +100,15 @@ async fn answer(mut stream: TcpStream, heard: Arc<Mutex<Vec<Got>>>) {
         }
         "/busy" => plain("503 Busy", "retry-after: 7200\r\n"),
         "/hangs" => return tokio::time::sleep(Duration::from_secs(60)).await,
+        "/drips" => {
+            let head = "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n";
+            let mut sent = stream.write_all(head.as_bytes()).await;
+            while sent.is_ok() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                sent = stream.write_all(b"x").await;
+            }
+            return;
+        }
         "/lies" => "HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\nshort".to_owned(),
         "/floods" => format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{}", "ä\0".repeat(100_000)),
         _ => plain("204 No Content", "").replace("content-length: 4\r\n", "").replace("text", ""),
@@ -344,6 +353,73 @@ async fn receivers_that_hang_cost_another_organization_nothing_and_make_no_jobs_
     let waiting =
         count(&["LLEN", &key("wait")]) + count(&["ZCARD", &key("prioritized")]) + count(&["ZCARD", &key("delayed")]);
     assert!(waiting <= 24, "{waiting} jobs for 24 deliveries");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_drips_is_heard_no_longer_than_one_that_hangs() {
+    let worker = TestWorker::start(LOOPBACK).await;
+    let receiver = Receiver::start().await;
+    let (tenant, session) = worker.session().await;
+    webhook(&worker, tenant, &format!("{}/drips", receiver.address), &["session.checkin"]).await;
+    check_in(&worker, tenant, session).await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while receiver.got("/drips").is_empty() {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let begun = Instant::now();
+    attempted(&worker, tenant, 1).await;
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn further_attempts_keep_their_id_use_the_secret_of_their_time_and_end_as_a_dead_letter() {
+    let worker = TestWorker::start(LOOPBACK).await;
+    let receiver = Receiver::start().await;
+    let (tenant, session) = worker.session().await;
+    let webhook = webhook(&worker, tenant, &format!("{}/fails", receiver.address), &["session.checkin"]).await;
+    check_in(&worker, tenant, session).await;
+    attempted(&worker, tenant, 1).await;
+    // The secret is changed while the delivery waits for its next attempt, and so the waiting is over.
+    let rotated = "another-secret-of-16-or-more";
+    let secrets = SecretsKey::new(&SECRETS_KEY.to_owned().into(), None).unwrap();
+    let sealed = secrets.seal(&sealed_for(webhook), rotated.as_bytes()).unwrap();
+    let mut tx = worker.db.tenant(tenant).await.unwrap();
+    let change = db::webhooks::Change { sealed_secret: Some(&sealed), ..Default::default() };
+    db::webhooks::update(&mut tx, webhook, &change, SystemClock.now()).await.unwrap().unwrap();
+    tx.commit().await.unwrap();
+    let superuser = worker.database.superuser().await;
+    let due = "UPDATE webhook_deliveries SET next_retry_at = now() - interval '1 minute', attempt_count = 4";
+    superuser.execute(due, &[]).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(40);
+    let last = loop {
+        let delivery = deliveries(&worker, tenant).await.remove(0);
+        if delivery.attempt_count == 5 {
+            break delivery;
+        }
+        assert!(Instant::now() < deadline, "{delivery:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!((last.status.as_str(), last.next_retry_at), ("failed", None), "the fifth was the last");
+    let got = receiver.got("/fails");
+    assert_eq!(got.len(), 2);
+    let id = last.id.to_string();
+    for attempt in &got {
+        assert_eq!(attempt.header("x-fieldtrack-delivery-id"), id);
+    }
+    for (attempt, secret) in got.iter().zip([SECRET, rotated]) {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+        let signed = format!("{}.{}", attempt.header("x-fieldtrack-timestamp"), attempt.body);
+        let hex: String =
+            hmac::sign(&key, signed.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(attempt.header("x-fieldtrack-signature"), format!("sha256={hex}"));
+    }
+    let mut tx = worker.db.tenant(tenant).await.unwrap();
+    let (letters, count) = db::webhooks::dead_letters(&mut tx, None, None, 10, 0).await.unwrap();
+    assert_eq!((count, letters[0].delivery.id), (1, last.id));
+    drop(tx);
     worker.stop().await;
 }
 

@@ -618,6 +618,80 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_reader_that_is_behind_ends_and_the_others_hear_everything() {
+        let redis = RedisServer::start().unwrap();
+        let (hub, _changed) = hub(&redis);
+        let (organization, employee) = (Uuid::now_v7(), Uuid::now_v7());
+        let until = SystemClock.now() + TimeDelta::hours(1);
+        let mut slow = hub.open(organization, until).await.unwrap();
+        let mut quick = hub.open(organization, until).await.unwrap();
+        let most = i64::try_from(BUFFER).unwrap();
+        for number in 1..=most {
+            hub.pass_on(live(number, organization, None, "session.checkin"));
+            assert!(quick.next().await.is_some());
+        }
+        // A position is lost to it, anything else ends it.
+        hub.pass_on(live(0, organization, Some(employee), "location.updated"));
+        assert!(quick.next().await.is_some());
+        assert_eq!(lock(&hub.streams)[&organization].len(), 2);
+        hub.pass_on(live(most + 1, organization, None, "session.checkin"));
+        assert!(quick.next().await.is_some());
+        assert_eq!(lock(&hub.streams)[&organization].len(), 1);
+        for _ in 0..BUFFER {
+            assert!(slow.next().await.is_some());
+        }
+        assert!(slow.next().await.is_none());
+        // Ended, and its client still there: it holds its place.
+        assert_eq!(hub.open_places().len(), 2);
+        drop(slow);
+        assert_eq!(hub.open_places().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn somebodys_positions_are_told_once_a_second_and_everybody_elses_too() {
+        let redis = RedisServer::start().unwrap();
+        let (hub, _changed) = hub(&redis);
+        let (organization, asha, ben) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
+        let mut stream = hub.open(organization, SystemClock.now() + TimeDelta::hours(1)).await.unwrap();
+        let begun = Instant::now();
+        for _ in 0..20 {
+            for employee in [asha, ben] {
+                hub.pass_on(live(0, organization, Some(employee), "location.updated"));
+            }
+        }
+        hub.pass_on(live(1, organization, None, "session.checkout"));
+        let mut positions = 0;
+        while !String::from_utf8_lossy(&stream.next().await.unwrap()).contains("session.checkout") {
+            positions += 1;
+        }
+        assert!(positions == 2 || begun.elapsed() >= POSITION_EVERY, "{positions} of 40");
+    }
+
+    #[tokio::test]
+    async fn the_places_of_an_organization_are_counted_over_all_replicas() {
+        let redis = RedisServer::start().unwrap();
+        let ((one, _changed), (other, _changed_too)) = (hub(&redis), hub(&redis));
+        let organization = Uuid::now_v7();
+        let until = SystemClock.now() + TimeDelta::hours(1);
+        let mut open = Vec::new();
+        for number in 0..MOST {
+            let hub = if number % 2 == 0 { &one } else { &other };
+            open.push(hub.open(organization, until).await.unwrap());
+        }
+        for hub in [&one, &other] {
+            assert_eq!(hub.open(organization, until).await.err(), Some(NotOpened::TooMany));
+            assert!(hub.open(Uuid::now_v7(), until).await.is_ok());
+        }
+        open.pop();
+        // It is given back by a task.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while one.open(organization, until).await.is_err() {
+            assert!(Instant::now() < deadline);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
     async fn rows_are_read_only_of_tables_that_somebody_follows_and_once_for_all() {
         let redis = RedisServer::start().unwrap();
         let (hub, mut changed) = hub(&redis);
