@@ -148,9 +148,13 @@ impl Kind for Deliver {
             next,
             gone: sent.status == Some(StatusCode::GONE),
         };
-        let effect = self.record(tenant, job, &answer, now).await.map_err(retry)?;
         let kind = EventType::parse(&attempt.event_type)
             .map_or(if attempt.event_type == TEST_EVENT { TEST_EVENT } else { "other" }, EventType::as_str);
+        let effect = self.record(tenant, job, &answer, now).await.map_err(|error| {
+            // The attempt was made, and nobody knows: it is made again.
+            self.cx.metrics.webhook_delivery(kind, "error");
+            retry(error)
+        })?;
         match (&answer.error, answer.next) {
             (None, _) => self.cx.metrics.webhook_delivery(kind, "success"),
             (Some(_), None) => self.cx.metrics.webhook_delivery(kind, "failed"),
