@@ -403,7 +403,7 @@ pub enum Claim {
 pub struct AtOnce {
     /// At one webhook.
     pub webhook: i64,
-    /// Of one organization, or thereabouts: receivers that hang cost nobody else's turn.
+    /// Of one organization: its receivers that hang cost nobody else's turn.
     pub organization: i64,
 }
 
@@ -419,7 +419,14 @@ pub async fn claim(
     now: DateTime<Utc>,
 ) -> DbResult<Claim> {
     let organization = tx.organization();
-    // The webhook's row is the queue of those who claim at it: counting and claiming follow each other.
+    // Those who claim for one organization follow each other, so that each counts what the one before it claimed. Which
+    // organizations share a number does not matter: they wait for a moment.
+    let (_, number) = organization.as_u64_pair();
+    diesel::sql_query("SELECT pg_advisory_xact_lock($1)")
+        .bind::<diesel::sql_types::BigInt, _>(number.cast_signed())
+        .execute(tx.connection())
+        .await?;
+    // Then the webhook's row, as recording does.
     let webhook: Option<(String, Vec<u8>, String)> = webhooks::table
         .find((organization, job.webhook.uuid()))
         .select((webhooks::url, webhooks::sealed_secret, webhooks::retry_schedule))
