@@ -14,6 +14,7 @@ use domain::{EmployeeId, OrganizationId, UserId};
 use std::io::Write;
 use uuid::Uuid;
 
+use crate::advisory::pg_advisory_xact_lock;
 use crate::schema::sql_types::UserRole;
 use crate::schema::{employees, refresh_tokens as tokens, signing_keys, user_credentials as credentials, users};
 use crate::{DbResult, SystemTx, TenantTx};
@@ -378,10 +379,4 @@ pub async fn add_signing_key(tx: &mut SystemTx, key: &SigningKey) -> DbResult<()
         .execute(tx.connection())
         .await?;
     Ok(())
-}
-
-#[diesel::declare_sql_function]
-extern "SQL" {
-    /// Held until the transaction ends.
-    fn pg_advisory_xact_lock(key: diesel::sql_types::BigInt) -> diesel::sql_types::Text;
 }

@@ -51,6 +51,7 @@
 //! }
 //! ```
 
+mod advisory;
 pub mod api_keys;
 pub mod attendance;
 pub mod audit;

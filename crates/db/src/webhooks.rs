@@ -10,6 +10,7 @@ use domain::webhook::{CIRCUIT_OPEN, Delivery, RetrySchedule, STREAK, STREAK_KEPT
 use domain::{DeliveryId, EventId, OrganizationId, WebhookId};
 use uuid::Uuid;
 
+use crate::advisory::pg_advisory_xact_lock;
 use crate::json::JsonText;
 use crate::schema::{webhook_deliveries as deliveries, webhook_events as events, webhooks};
 use crate::{DbError, DbResult, SystemTx, TenantTx};
@@ -422,10 +423,7 @@ pub async fn claim(
     // Those who claim for one organization follow each other, so that each counts what the one before it claimed. Which
     // organizations share a number does not matter: they wait for a moment.
     let (_, number) = organization.as_u64_pair();
-    diesel::sql_query("SELECT pg_advisory_xact_lock($1)")
-        .bind::<diesel::sql_types::BigInt, _>(number.cast_signed())
-        .execute(tx.connection())
-        .await?;
+    diesel::select(pg_advisory_xact_lock(number.cast_signed())).execute(tx.connection()).await?;
     // Then the webhook's row, as recording does.
     let webhook: Option<(String, Vec<u8>, String)> = webhooks::table
         .find((organization, job.webhook.uuid()))
@@ -452,7 +450,7 @@ pub async fn claim(
         .filter(deliveries::status.eq("pending"))
         .filter(deliveries::claimed_until.gt(now))
         .select(deliveries::webhook_id)
-        .limit(at_once.organization.max(at_once.webhook))
+        .limit(at_once.organization)
         .load(tx.connection())
         .await?;
     let count = |some: usize| i64::try_from(some).unwrap_or(i64::MAX);
