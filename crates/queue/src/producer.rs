@@ -180,18 +180,20 @@ async fn add(
     jobs: &[NewJob],
 ) -> Result<Vec<Result<Enqueued, QueueError>>, QueueError> {
     let mut call = ENQUEUE.prepare_invoke();
-    call.key(base(queue)).arg(now_ms()).arg(most).arg(SHARE);
-    for job in jobs {
-        let deduplication = job.deduplication.as_ref();
-        call.arg(job.id.as_deref().unwrap_or_default())
-            .arg(&job.name)
-            .arg(&job.data)
-            .arg(job.options())
-            .arg(millis(job.delay))
-            .arg(job.priority)
-            .arg(deduplication.map_or("", |deduplication| deduplication.id.as_str()))
-            .arg(i32::from(deduplication.is_some_and(|deduplication| deduplication.keep_last_if_active)))
-            .arg(job.organization.map(|organization| organization.to_string()).unwrap_or_default());
+    call.key(base(queue)).arg(now_ms()).arg(most).arg(SHARE).arg(jobs.len());
+    // What neighbours have in common is told once: each argument costs Redis a quarter of a microsecond.
+    for group in jobs.chunk_by(|one, next| shared(one) == shared(next)) {
+        let (name, delay, priority, keep_last, particular) = shared(&group[0]);
+        call.arg(group.len()).arg(name).arg(millis(delay)).arg(priority);
+        call.arg(i32::from(keep_last)).arg(i32::from(particular));
+        for job in group {
+            call.arg(&job.data).arg(job.options());
+            if particular {
+                call.arg(job.id.as_deref().unwrap_or_default())
+                    .arg(job.deduplication.as_ref().map_or("", |deduplication| deduplication.id.as_str()))
+                    .arg(job.organization.map(|organization| organization.to_string()).unwrap_or_default());
+            }
+        }
     }
     let answers: Vec<(String, String)> = call.invoke_async(&mut redis.shared()).await?;
     Ok(answers
@@ -204,6 +206,14 @@ async fn add(
             other => Err(QueueError::Broken(format!("enqueue answered {other:?}"))),
         })
         .collect())
+}
+
+/// What jobs of one call may have in common: name, delay, priority, whether the last one asked for is kept, and whether
+/// there is more to say than data and options.
+fn shared(job: &NewJob) -> (&str, Duration, u32, bool, bool) {
+    let keep_last = job.deduplication.as_ref().is_some_and(|deduplication| deduplication.keep_last_if_active);
+    let particular = job.id.is_some() || job.deduplication.is_some() || job.organization.is_some();
+    (&job.name, job.delay, job.priority, keep_last, particular)
 }
 
 #[cfg(test)]

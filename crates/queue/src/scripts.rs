@@ -7,19 +7,41 @@ use std::sync::LazyLock;
 use redis::Script;
 
 macro_rules! script {
-    ($name:ident, $file:literal, $doc:literal) => {
+    ($name:ident, $doc:literal, $($part:expr),+) => {
         #[doc = $doc]
         pub(crate) static $name: LazyLock<Script> =
-            LazyLock::new(|| Script::new(concat!(include_str!("lua/prelude.lua"), include_str!($file))));
+            LazyLock::new(|| Script::new(concat!(include_str!("lua/common.lua"), $($part),+)));
     };
 }
 
-script!(ENQUEUE, "lua/enqueue.lua", "Adds jobs.");
-script!(STEP, "lua/step.lua", "Ends jobs and takes the next ones.");
-script!(TICK, "lua/tick.lua", "Keeps the queue in order.");
-script!(BEAT, "lua/beat.lua", "Says that jobs still run.");
-script!(DISCARD, "lua/discard.lua", "Removes jobs that do not run.");
-script!(LEAVE, "lua/leave.lua", "Gives back what a stopping worker did not use.");
+script!(ENQUEUE, "Adds jobs.", include_str!("lua/arrive.lua"), include_str!("lua/enqueue.lua"));
+script!(
+    STEP,
+    "Ends jobs and takes the next ones.",
+    // A call that ends nothing does not pay for the functions that do.
+    "local function end_results(now, keep, next_arg)\n",
+    include_str!("lua/arrive.lua"),
+    include_str!("lua/finish.lua"),
+    include_str!("lua/end.lua"),
+    "end\n",
+    include_str!("lua/step.lua")
+);
+script!(
+    TICK,
+    "Keeps the queue in order.",
+    include_str!("lua/arrive.lua"),
+    include_str!("lua/finish.lua"),
+    include_str!("lua/tick.lua")
+);
+script!(BEAT, "Says that jobs still run.", include_str!("lua/beat.lua"));
+script!(
+    DISCARD,
+    "Removes jobs that do not run.",
+    include_str!("lua/arrive.lua"),
+    include_str!("lua/finish.lua"),
+    include_str!("lua/discard.lua")
+);
+script!(LEAVE, "Gives back what a stopping worker did not use.", include_str!("lua/leave.lua"));
 
 /// Charges budgets; knows no queue.
 pub(crate) static LIMITS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/limits.lua")));

@@ -23,8 +23,11 @@ const WORKERS: usize = 4;
 /// What can go wrong, workers more often than Redis.
 const TROUBLES: [&str; 5] = ["worker killed", "worker killed", "worker killed", "Redis killed", "Redis lost"];
 
-/// How long everything may take to be right in the end.
+/// How long it may take until everything is right, beside what the work itself takes.
 const HEALING: Duration = Duration::from_secs(300);
+
+/// What a session may take, troubles included: there is one about every one and a half seconds.
+const A_SESSION: Duration = Duration::from_millis(20);
 
 /// Makes closed sessions with points around the people of the stack's organizations, marked as never measured.
 fn make_sessions(stack: &Stack, sessions: usize) -> Outcome {
@@ -109,10 +112,11 @@ pub async fn trouble(stack: &mut Stack, sessions: usize, options: &Options) -> O
     let mut random = SplitMix(options.seed);
     let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
     let begun = Instant::now();
+    let most = u32::try_from(sessions).map_or(Duration::MAX, |sessions| HEALING + A_SESSION * sessions);
     loop {
         tokio::time::sleep(Duration::from_millis(500 + random.next_u64() % 2000)).await;
         let left = tokio::task::block_in_place(|| unmeasured(stack))?;
-        if left == 0 || begun.elapsed() > HEALING {
+        if left == 0 || begun.elapsed() > most {
             break;
         }
         let what = TROUBLES[(random.next_u64() % TROUBLES.len() as u64) as usize];

@@ -1,6 +1,7 @@
 -- ARGV: now, most waiting jobs (0: any number), jobs of an organization that may wait in the order of arrival (0: all),
--- then for each job: id ('' for a generated one), name, data, opts, delay, priority, deduplication id, '1' to keep the
--- last one asked for while active, organization or ''.
+-- number of jobs, then groups of jobs that have the same to say, one after the other: how many, name, delay, priority, '1'
+-- to keep the last one asked for while active, '1' if an id, a deduplication id ('' for none) and an organization ('' for
+-- none) are given; then for each job of the group: data, opts, and those three ('' for a generated id).
 -- Returns for each job {outcome, id}: 'added', 'deduplicated', 'duplicate' or 'overloaded'.
 
 local now, most, share = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -9,13 +10,10 @@ local depth = 0
 if most > 0 then depth = waiting() + call('ZCARD', DELAYED) end
 
 -- BullMQ counts jobs with an id of their own, too.
-local count = (#ARGV - 3) / 9
-local last = call('INCRBY', base .. 'id', count)
+local generated = call('INCRBY', base .. 'id', ARGV[4]) - ARGV[4]
 
-for number = 1, count do
-  local at = number * 9 - 5
-  local id, deduplication = ARGV[at], ARGV[at + 6]
-
+-- What becomes of a job.
+local function enqueue(id, name, data, opts, delay, priority, deduplication, keep_last, organization)
   -- A job that collapses into one that waits makes the queue no deeper.
   local holder = deduplication ~= '' and base .. 'de:' .. deduplication
   local held_by = holder and call('GET', holder)
@@ -25,31 +23,45 @@ for number = 1, count do
     held_by = false
   end
 
-  local answer
-  if most > 0 and depth >= most and not held_by then
-    answer = {'overloaded', ''}
-  elseif id ~= '' and call('EXISTS', base .. id) == 1 then
+  if most > 0 and depth >= most and not held_by then return {'overloaded', ''} end
+  if id == '' then
+    id = whole(generated)
+  elseif call('EXISTS', base .. id) == 1 then
     event('duplicated', 'jobId', id)
-    answer = {'duplicate', id}
-  else
-    if id == '' then id = whole(last - count + number) end
-    local name, data, opts = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-    if held_by then
-      if ARGV[at + 7] == '1' and call('EXISTS', base .. held_by .. ':lock') == 1 then
-        call('HSET', base .. 'dn:' .. deduplication, 'name', name, 'data', data, 'opts', opts, 'jid', id)
-        call('PERSIST', holder)
-      end
-      event('deduplicated', 'jobId', held_by, 'deduplicationId', deduplication, 'deduplicatedJobId', id)
-      answer = {'deduplicated', held_by}
-    else
-      if holder then call('SET', holder, id) end
-      add(now, id, name, data, opts, ARGV[at + 4], ARGV[at + 5], deduplication, ARGV[at + 8], share)
-      depth = depth + 1
-      answer = {'added', id}
-    end
+    return {'duplicate', id}
   end
-  answers[number] = answer
+  if held_by then
+    if keep_last and call('EXISTS', base .. held_by .. ':lock') == 1 then
+      call('HSET', base .. 'dn:' .. deduplication, 'name', name, 'data', data, 'opts', opts, 'jid', id)
+      call('PERSIST', holder)
+    end
+    event('deduplicated', 'jobId', held_by, 'deduplicationId', deduplication, 'deduplicatedJobId', id)
+    return {'deduplicated', held_by}
+  end
+  if holder then call('SET', holder, id) end
+  add(now, id, name, data, opts, delay, priority, deduplication, organization, share)
+  depth = depth + 1
+  return {'added', id}
 end
 
-settle(now, {})
+local at, behind = 5, #ARGV
+while at <= behind do
+  local name, delay, priority = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local keep_last, particular = ARGV[at + 4] == '1', ARGV[at + 5] == '1'
+  local many = tonumber(ARGV[at])
+  at = at + 6
+  for _ = 1, many do
+    local data, opts = ARGV[at], ARGV[at + 1]
+    local id, deduplication, organization = '', '', ''
+    at = at + 2
+    if particular then
+      id, deduplication, organization = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+      at = at + 3
+    end
+    generated = generated + 1
+    answers[#answers + 1] = enqueue(id, name, data, opts, delay, priority, deduplication, keep_last, organization)
+  end
+end
+
+line_up()
 return answers

@@ -1,13 +1,14 @@
--- One round trip of a busy worker: ends what it finished, then takes what is next.
+-- One round trip of a busy worker: ends what it finished (`end.lua`), then takes what is next.
 --
 -- ARGV: now, consumer, lease in ms, free slots, completed to keep, failed to keep, the ticket that leases what is taken
 -- ('' for none), 1 if jobs still run by it, number of tickets that were just read, number of tickets whose last job ends
--- here, both kinds of tickets, then for each result: outcome, ticket, id, value, attempts that ended, options if they say
--- what to keep, deduplication id, organization; and unless it is completed: stack trace, delay, attempts allowed, priority.
+-- here, both kinds of tickets, then groups of results that have the same to say: outcome, ticket, attempts that ended, how
+-- many, '1' if they say what follows in brackets; for each: id, value [options if they say what to keep, deduplication id,
+-- organization]; and unless they are completed: stack trace, delay, attempts allowed.
 -- Outcomes: 'completed' (value is JSON), 'failed' (value is the reason), 'retry' (reason, delay in ms), 'released'.
--- Returns {ids whose lease was lost, ticket of the jobs taken, jobs taken, ms to wait for the rate limit, 1 if there may
--- be more}; a job is {name, data, opts, attempts made, timestamp, reason to fail it with, deduplication id, organization,
--- priority, starts before, id}, nil where there is none.
+-- Returns {ids whose lease was lost, ticket of the jobs taken, their ids, the jobs, ms to wait for the rate limit, 1 if there
+-- may be more}; a job is {name, data, opts, timestamp, deduplication id, organization, starts before, attempts made, reason
+-- to fail it with}, nil where there is none, and without the nils at its end.
 
 local now, consumer, lease, free = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local keep = {completed = tonumber(ARGV[5]), failed = tonumber(ARGV[6])}
@@ -19,74 +20,13 @@ for _ = 1, tonumber(ARGV[10]) do
   done[#done + 1], next_arg = ARGV[next_arg], next_arg + 1
 end
 
--- Takes jobs out of the active list. For more than a few, one look at a short list is cheaper than a search for each.
-local function deactivate(ids)
-  if #ids < 4 or call('LLEN', ACTIVE) > 4 * #ids then
-    for _, id in ipairs(ids) do call('LREM', ACTIVE, -1, id) end
-    return
-  end
-  local ending, rest = {}, {}
-  for _, id in ipairs(ids) do ending[id] = true end
-  for _, id in ipairs(call('LRANGE', ACTIVE, 0, -1)) do
-    if not ending[id] then rest[#rest + 1] = id end
-  end
-  call('DEL', ACTIVE)
-  if #rest > 0 then call('RPUSH', ACTIVE, unpack(rest)) end
-end
+local results = next_arg <= #ARGV
+local lost = results and end_results(now, keep, next_arg) or {}
 
--- What ended, in parts of ARGV.
-local results, locks = {}, {}
-while next_arg <= #ARGV do
-  results[#results + 1] = next_arg
-  locks[#locks + 1] = base .. ARGV[next_arg + 2] .. ':lock'
-  next_arg = next_arg + (ARGV[next_arg] == 'completed' and 8 or 12)
-end
-
-local lost = {}
-if #results > 0 then
-  local ending = {}
-  local holders = call('MGET', unpack(locks))
-  for number, at in ipairs(results) do
-    local outcome, held, id, value, attempts = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-    local key, holder = base .. id, holders[number]
-    if holder == held then
-      ending[#ending + 1] = id
-      garbage[#garbage + 1] = locks[number]
-    -- The lock has run out, and nobody has noticed yet.
-    elseif holder or call('HGET', key, 'tk') ~= held or call('LREM', ACTIVE, -1, id) == 0 then
-      lost[#lost + 1] = id
-      outcome = 'lost'
-    end
-    if outcome == 'completed' then
-      finish(now, id, 'completed', ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], 'atm', attempts, 'returnvalue', value)
-      event('completed', 'jobId', id, 'returnvalue', value, 'prev', 'active')
-    elseif outcome == 'failed' then
-      finish(now, id, 'failed', ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], 'atm', attempts, 'failedReason', value,
-        'stacktrace', ARGV[at + 8])
-      event('failed', 'jobId', id, 'failedReason', value, 'prev', 'active')
-      if tonumber(attempts) >= tonumber(ARGV[at + 10]) then
-        event('retries-exhausted', 'jobId', id, 'attemptsMade', attempts)
-      end
-    elseif outcome == 'retry' then
-      local delay = ARGV[at + 9]
-      call('HSET', key, 'tk', '', 'atm', attempts, 'failedReason', value, 'stacktrace', ARGV[at + 8], 'delay', delay)
-      if delay ~= '0' then
-        delay_until(id, now + delay)
-      else
-        wait_again(id, 'LPUSH', tonumber(ARGV[at + 11]), 'active')
-      end
-    elseif outcome == 'released' then
-      call('HSET', key, 'tk', '')
-      wait_again(id, 'RPUSH', 0, 'active')
-    end
-  end
-  deactivate(ending)
-  settle(now, keep)
-end
-
--- The next jobs in their order, up to `most`. A job without a hash was removed; whatever is left of it is passed over.
+-- The next jobs in their order, up to `most`: ids and jobs. A job without a hash was removed; whatever is left of it is
+-- passed over.
 local function pop(most)
-  local jobs = {}
+  local found, jobs = {}, {}
   while #jobs < most do
     local ids = call('RPOP', WAIT, most - #jobs)
     if not ids then
@@ -97,18 +37,32 @@ local function pop(most)
       if #ids == 0 then break end
     end
     for _, id in ipairs(ids) do
-      local job = call('HMGET', base .. id, 'name', 'data', 'opts', 'atm', 'timestamp', 'defa', 'deid', 'org',
-        'priority', 'ats')
+      local job = call('HMGET', base .. id, 'name', 'data', 'opts', 'timestamp', 'deid', 'org', 'ats', 'atm', 'defa')
       if job[1] then
-        job[11] = id
+        found[#found + 1] = id
         jobs[#jobs + 1] = job
       end
     end
   end
-  return jobs
+  return found, jobs
 end
 
-local jobs, pause, may_be_more = {}, 0, 0
+-- A ticket for a worker that comes on its own: one that lies there, or a new one. Makes the group when it is not there.
+local function draw_ticket()
+  local read = {'XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', '1', 'STREAMS', STREAM, '>'}
+  local reply = redis.pcall(unpack(read))
+  if type(reply) == 'table' and reply.err then
+    call('XGROUP', 'CREATE', STREAM, GROUP, '0', 'MKSTREAM')
+    reply = call(unpack(read))
+  end
+  if not reply then
+    call('XADD', STREAM, '*', 'jobId', '*')
+    reply = call(unpack(read))
+  end
+  return reply[1][2][1][1]
+end
+
+local ids, jobs, pause, may_be_more = {}, {}, 0, 0
 local came = #spare > 0
 if free > 0 and not is_paused then
   local allowed = free
@@ -119,24 +73,32 @@ if free > 0 and not is_paused then
     if used >= most_starts and waiting() > 0 then pause = math.max(call('PTTL', base .. 'limiter'), 1) end
     allowed = math.min(allowed, most_starts - used)
   end
-  jobs = pop(allowed)
+  ids, jobs = pop(allowed)
   if #jobs == allowed and allowed > 0 then may_be_more = 1 end
   if #jobs > 0 then
     if mine == '' and came then
       mine = table.remove(spare)
     elseif mine == '' then
-      mine, came = draw_ticket(consumer), true
+      mine, came = draw_ticket(), true
     end
-    local started = {}
+    -- Redis would reckon the time for each lock.
+    local time = call('TIME')
+    local ends = whole(time[1] * 1000 + math.floor(time[2] / 1000) + lease)
     for number, job in ipairs(jobs) do
-      local id = job[11]
+      local id = ids[number]
       local key = base .. id
-      call('HSET', key, 'tk', mine, 'processedOn', now, 'pb', consumer, 'ats', whole((job[10] or 0) + 1))
-      call('SET', key .. ':lock', mine, 'PX', lease)
-      event('active', 'jobId', id, 'prev', 'waiting')
-      started[number] = id
+      call('HSET', key, 'tk', mine, 'processedOn', now, 'pb', consumer, 'ats', job[7] and whole(job[7] + 1) or '1')
+      call('SET', key .. ':lock', mine, 'PXAT', ends)
+      for place = 9, 5, -1 do
+        if job[place] then break end
+        job[place] = nil
+      end
     end
-    call('LPUSH', ACTIVE, unpack(started))
+    -- As `event` does, for all of them.
+    set_repl(REPLICAS)
+    for _, id in ipairs(ids) do call('XADD', EVENTS, '*', 'event', 'active', 'jobId', id, 'prev', 'waiting') end
+    set_repl(EVERYWHERE)
+    call('LPUSH', ACTIVE, unpack(ids))
     if limited then
       if call('INCRBY', base .. 'limiter', #jobs) == #jobs then call('PEXPIRE', base .. 'limiter', per_ms) end
     end
@@ -149,8 +111,8 @@ if #jobs == 0 and mine ~= '' and not runs_on then done[#done + 1] = mine end
 -- The group is gone after an obliterate; then there is nothing to acknowledge either.
 if #done > 0 then redis.pcall('XACK', STREAM, GROUP, unpack(done)) end
 
-if #results > 0 and #jobs == 0 and waiting() == 0 and call('LLEN', ACTIVE) == 0 then
+if results and #jobs == 0 and waiting() == 0 and call('LLEN', ACTIVE) == 0 then
   event('drained')
   if call('ZCARD', DELAYED) == 0 then call('DEL', SHARES) end
 end
-return {lost, mine, jobs, pause, may_be_more}
+return {lost, mine, ids, jobs, pause, may_be_more}

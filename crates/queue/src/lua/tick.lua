@@ -5,6 +5,27 @@
 
 local now, consumer, lease, most_stalls = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
+-- A job whose worker went away: back to the head of the line, or failed when that happened too often. `settle` has to
+-- follow.
+local function stalled(now, id, most)
+  local key = base .. id
+  call('LREM', ACTIVE, -1, id)
+  call('DEL', key .. ':lock')
+  local times = call('HINCRBY', key, 'stc', 1)
+  call('HSET', key, 'tk', '')
+  event('stalled', 'jobId', id)
+  if times <= most then
+    wait_again(id, 'RPUSH', 0, 'active')
+    return
+  end
+  local reason = 'job stalled more than allowable limit'
+  local attempts = call('HINCRBY', key, 'atm', 1)
+  local job = call('HMGET', key, 'opts', 'deid', 'org')
+  finish(now, id, 'failed', job[1] or '', job[2] or '', job[3] or '', 'failedReason', reason, 'stacktrace', '[]')
+  event('failed', 'jobId', id, 'failedReason', reason, 'prev', 'active')
+  event('retries-exhausted', 'jobId', id, 'attemptsMade', attempts)
+end
+
 -- 1. Delayed jobs that are due.
 local due = call('ZRANGEBYSCORE', DELAYED, '-inf', now * 4096 + 4095, 'LIMIT', 0, 1000)
 if #due > 0 then

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use queue::{Enqueued, JobError, NewJob, Producer, QueueError, RunnerOptions};
 use serde_json::json;
-use testkit::redis::Memory;
+use testkit::redis::{Memory, RedisServer};
 
 use crate::support::{Script, TestQueue, eventually, hasty};
 
@@ -455,6 +455,47 @@ async fn a_worker_survives_redis_going_and_coming_back_empty() {
     added(&queue, TestQueue::job(4)).await;
     eventually("it has run", async || script.total() > before).await;
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_the_records_and_a_replica_the_events_too() {
+    let mut queue = TestQueue::on(RedisServer::persistent().unwrap());
+    let replica = RedisServer::start().unwrap();
+    // Or it waits five seconds for further replicas.
+    queue.call(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+    replica.call(&["REPLICAOF", "127.0.0.1", &queue.server.port().to_string()]).unwrap();
+    eventually("the replica follows", async || {
+        replica.call(&["INFO", "replication"]).unwrap().to_string().contains("master_link_status:up")
+    })
+    .await;
+    let script = Script::easy();
+    let worker = queue.worker(&script, slots(5));
+    queue.producer.enqueue_many((0..20).map(TestQueue::job).collect()).await.unwrap();
+    eventually("all are done", async || queue.admin.counts().await.unwrap().completed == 20).await;
+    let events = queue.call(&["XRANGE", &TestQueue::key("events"), "-", "+"]);
+    assert_eq!(events.matches("completed").count(), 20, "{events}");
+    eventually("the replica has heard everything", async || {
+        replica.call(&["XRANGE", &TestQueue::key("events"), "-", "+"]).unwrap().to_string() == events
+    })
+    .await;
+    let records = |queue: &TestQueue| -> Vec<String> {
+        (1..=20).map(|id| queue.call(&["HGETALL", &TestQueue::key(&id.to_string())])).collect()
+    };
+    let before = records(&queue);
+
+    queue.server.kill();
+    queue.server.start_again(Memory::Kept).unwrap();
+    assert_eq!(records(&queue), before, "what became of the jobs is known");
+    assert_eq!(queue.call(&["EXISTS", &TestQueue::key("events")]), "0", "what was told is not in the file");
+    // Who listened before hears what comes next: entries go on after the last one it has.
+    let last = events.lines().rfind(|line| line.contains('-') && line.starts_with('1')).unwrap();
+    eventually("the queue works again", async || queue.producer.enqueue(TestQueue::job(21)).await.is_ok()).await;
+    eventually("it is heard", async || {
+        queue.call(&["XRANGE", &TestQueue::key("events"), &format!("({last}"), "+"]).contains("completed")
+    })
+    .await;
+    worker.stop().await;
+    queue.assert_settled(21, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,7 +23,10 @@ pub struct TestQueue {
 
 impl TestQueue {
     pub async fn start() -> Self {
-        let server = RedisServer::start().unwrap();
+        Self::on(RedisServer::start().unwrap())
+    }
+
+    pub fn on(server: RedisServer) -> Self {
         let redis = Redis::open(&RedisConfig::new(server.url().into())).unwrap();
         Self { producer: Producer::start(redis.clone(), QUEUE), admin: Admin::new(redis.clone(), QUEUE), redis, server }
     }
