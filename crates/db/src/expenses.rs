@@ -111,6 +111,8 @@ pub struct NewExpense {
     pub description: String,
     /// The receipt.
     pub receipt_url: Option<String>,
+    /// The mark of the receipt's file, when it was seen and could be replaced by another one.
+    pub receipt_etag: Option<String>,
     /// The name the phone gave this claim, so that it can safely send it again.
     pub idempotency_key: Option<String>,
 }
@@ -127,6 +129,7 @@ pub async fn submit(tx: &mut TenantTx, new: NewExpense, now: DateTime<Utc>) -> D
             expenses::amount.eq(BigDecimal::from(new.amount)),
             expenses::description.eq(new.description),
             expenses::receipt_url.eq(new.receipt_url),
+            expenses::receipt_etag.eq(new.receipt_etag),
             expenses::submitted_at.eq(now),
             expenses::idempotency_key.eq(new.idempotency_key),
             expenses::created_at.eq(now),
@@ -284,6 +287,25 @@ pub async fn find(tx: &mut TenantTx, id: ExpenseId) -> DbResult<Option<Expense>>
     let row: Option<Row> =
         expenses::table.find(key).select(Row::as_select()).first(tx.connection()).await.optional()?;
     Ok(row.map(Expense::from))
+}
+
+/// Whether the file with this mark is the one that was seen first as the receipt of a claim; it is when nobody has seen
+/// one before.
+#[tracing::instrument(name = "db first receipt", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
+pub async fn is_first_receipt(tx: &mut TenantTx, id: ExpenseId, etag: &str) -> DbResult<bool> {
+    let key: (Uuid, Uuid) = (tx.organization(), id.uuid());
+    let first = async |tx: &mut TenantTx| -> DbResult<Option<String>> {
+        Ok(expenses::table.find(key).select(expenses::receipt_etag).first(tx.connection()).await?)
+    };
+    if let Some(first) = first(tx).await? {
+        return Ok(first == etag);
+    }
+    // Of two that see different files at once, the second waits here and finds what the first one saw.
+    let noted = diesel::update(expenses::table.find(key).filter(expenses::receipt_etag.is_null()))
+        .set(expenses::receipt_etag.eq(etag))
+        .execute(tx.connection())
+        .await?;
+    Ok(noted == 1 || first(tx).await?.as_deref() == Some(etag))
 }
 
 /// Locks a claim until the transaction ends: of two simultaneous reviews the second sees what the first decided.

@@ -363,6 +363,7 @@ table! {
         idempotency_key -> Nullable<Text>,
         created_at -> Timestamptz,
         updated_at -> Timestamptz,
+        receipt_etag -> Nullable<Text>,
     }
 }
 

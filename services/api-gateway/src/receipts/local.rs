@@ -208,7 +208,7 @@ impl ReceiptStore for LocalReceipts {
         async move {
             match fs::metadata(self.0.folder.join(path.to_string())).await {
                 // Nothing else is ever taken in.
-                Ok(_) => Ok(Found::Receipt),
+                Ok(_) => Ok(Found::Receipt { etag: None }),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
                 Err(error) => Err(StoreError(error.to_string())),
             }
@@ -325,7 +325,7 @@ mod tests {
         assert!(matches!(store.take(path, chunks(b"%PDF-1.7 longer by a bit", 20)).await, Err(NotTaken::Taken)));
         assert_eq!(files(), [folder.path().join(path.to_string())]);
         assert_eq!(std::fs::read(&files()[0]).unwrap(), b"%PDF-1.7 the receipt");
-        assert_eq!(store.look(path, Utc::now()).await.unwrap(), Found::Receipt);
+        assert_eq!(store.look(path, Utc::now()).await.unwrap(), Found::Receipt { etag: None });
         assert_eq!(store.look(fresh(), Utc::now()).await.unwrap(), Found::Nothing);
     }
 }

@@ -30,12 +30,15 @@ pub trait ReceiptStore: Send + Sync + 'static {
 }
 
 /// What lies at a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
     /// Nothing, yet.
     Nothing,
     /// A receipt of the kind its name says.
-    Receipt,
+    Receipt {
+        /// The store's mark of this very file; `None` where another one cannot take its place.
+        etag: Option<String>,
+    },
     /// Something larger than a receipt may be.
     TooLarge,
     /// Something of another kind than its name says.
@@ -45,9 +48,9 @@ pub enum Found {
 impl Found {
     /// What is wrong with it, for the person who uploaded it.
     #[must_use]
-    pub const fn complaint(self) -> Option<&'static str> {
+    pub const fn complaint(&self) -> Option<&'static str> {
         match self {
-            Self::Nothing | Self::Receipt => None,
+            Self::Nothing | Self::Receipt { .. } => None,
             Self::TooLarge => Some("the uploaded file is too large"),
             Self::OtherKind => Some("the uploaded file is not of the type its name says"),
         }
@@ -109,7 +112,7 @@ impl Limits {
         if bytes > self.max_bytes {
             Found::TooLarge
         } else if ReceiptKind::of_content(start) == Some(kind) {
-            Found::Receipt
+            Found::Receipt { etag: None }
         } else {
             Found::OtherKind
         }

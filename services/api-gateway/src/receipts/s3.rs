@@ -1,7 +1,9 @@
 //! Receipts in a bucket of any store that speaks S3: AWS, MinIO, Supabase Storage.
 //!
 //! Clients put and read files at presigned addresses, so their bytes pass us by. A presigned PUT can bind the media
-//! type that is declared, and neither the size nor the content; so both are looked at before a receipt is believed.
+//! type that is declared, and neither the size nor the content; so both are looked at before a receipt is believed. Nor
+//! can it be used only once by clients that do nothing but PUT; so the file that was seen first is known by its ETag, and
+//! another one in its place is no receipt (`docs/receipts.md`).
 
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use domain::receipt::{MAGIC_BYTES, ReceiptKind, ReceiptPath};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, RANGE};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, RANGE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode};
 use rusty_s3::actions::{GetObject, PutObject};
@@ -82,8 +84,13 @@ impl S3Receipts {
             StatusCode::RANGE_NOT_SATISFIABLE => Ok(Found::OtherKind),
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
                 let size = size(answer.headers()).ok_or_else(|| StoreError("it tells no size".to_owned()))?;
+                let etag =
+                    etag(answer.headers()).ok_or_else(|| StoreError("it does not mark what it holds".to_owned()))?;
                 let start = start(answer).await.map_err(failed)?;
-                Ok(self.limits.judge(path.kind(), size, &start))
+                Ok(match self.limits.judge(path.kind(), size, &start) {
+                    Found::Receipt { .. } => Found::Receipt { etag: Some(etag) },
+                    other => other,
+                })
             }
             status => Err(StoreError(format!("it answered {status}"))),
         }
@@ -92,11 +99,20 @@ impl S3Receipts {
 
 /// The size of the whole file: of a part, what stands behind the slash.
 fn size(headers: &HeaderMap) -> Option<u64> {
-    let text = |name| headers.get(name).and_then(|value: &reqwest::header::HeaderValue| value.to_str().ok());
-    match text(CONTENT_RANGE) {
+    match text(headers, CONTENT_RANGE) {
         Some(range) => range.rsplit_once('/')?.1.parse().ok(),
-        None => text(CONTENT_LENGTH)?.parse().ok(),
+        None => text(headers, CONTENT_LENGTH)?.parse().ok(),
     }
+}
+
+/// The mark of the file. A proxy that weakens it says nothing about the file.
+fn etag(headers: &HeaderMap) -> Option<String> {
+    let mark = text(headers, ETAG)?.trim_start_matches("W/");
+    (!mark.is_empty() && mark.len() <= 200).then(|| mark.to_owned())
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
 }
 
 /// The first bytes, however much is sent.
@@ -191,6 +207,20 @@ mod tests {
         assert!(read.contains("X-Amz-Expires=300") && read.contains("response-content-type=image%2Fpng"), "{read}");
         assert_eq!(expires, now + TimeDelta::seconds(300));
         assert!(![bound, free, read].iter().any(|url| url.contains("wJalrXUtnFEMI")));
+    }
+
+    #[test]
+    fn the_mark_of_a_file_is_the_same_whoever_passes_it_on() {
+        let headers = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ETAG, value.parse().unwrap());
+            headers
+        };
+        let mark = Some("\"9bb58f26192e4ba00f01e2e7b136bbd8\"".to_owned());
+        assert_eq!(etag(&headers("\"9bb58f26192e4ba00f01e2e7b136bbd8\"")), mark);
+        assert_eq!(etag(&headers("W/\"9bb58f26192e4ba00f01e2e7b136bbd8\"")), mark);
+        assert_eq!(etag(&headers("")), None);
+        assert_eq!(etag(&HeaderMap::new()), None);
     }
 
     #[test]

@@ -311,28 +311,98 @@ impl Bucket {
         }
         let end = file.len().min(12);
         HttpResponse::PartialContent()
+            .insert_header(("etag", format!("\"{}\"", mark(file))))
             .insert_header(("content-range", format!("bytes 0-{}/{}", end - 1, file.len())))
             .body(file[..end].to_vec())
     }
+}
+
+/// What tells two files apart, as an ETag does.
+fn mark(file: &[u8]) -> u64 {
+    file.iter().fold(5381, |mark, byte| mark.wrapping_mul(33).wrapping_add(u64::from(*byte)))
+}
+
+/// A gateway whose receipts lie in a bucket.
+async fn with_bucket(endpoint: &str) -> TestApp {
+    TestApp::start_with(&[
+        ("RECEIPTS_STORE", "s3"),
+        ("RECEIPTS_S3_ENDPOINT", endpoint),
+        ("RECEIPTS_S3_ACCESS_KEY_ID", "key"),
+        ("RECEIPTS_S3_SECRET_ACCESS_KEY", "planted-secret"),
+        ("RECEIPTS_MAX_BYTES", "1000"),
+    ])
+    .await
+}
+
+/// What a client does: a PUT of the file, with nothing around it.
+async fn put(app: &TestApp, url: &str, content: &[u8]) {
+    assert_eq!(app.http.put(url).body(content.to_vec()).send().await.unwrap().status(), 200);
+}
+
+/// A bucket takes in what is put at an address until that expires. Whatever was seen first stays the receipt.
+#[tokio::test]
+async fn a_file_that_is_put_over_a_receipt_is_never_shown() {
+    let bucket = Bucket::default();
+    let app = with_bucket(&bucket.serve()).await;
+    let organization = app.organization().await;
+    let (asha, admin) = (organization.employee("Asha").await, &organization.admin);
+    let other = [PDF, b", but of another amount"].concat();
+    let place = "The receipt cannot be shown: another file was put in its place";
+    // Seen when it was claimed, and seen when it was first shown: it came after the claim.
+    for comes_later in [false, true] {
+        let (url, path) = announce(&asha, "pdf").await;
+        if !comes_later {
+            put(&app, &url, PDF).await;
+        }
+        let id = claim(&asha, &path).await.data(201)["id"].as_str().unwrap().to_owned();
+        let receipt = format!("/expenses/{id}/receipt");
+        if comes_later {
+            put(&app, &url, PDF).await;
+            asha.get(&receipt).await.data(200);
+        }
+        put(&app, &url, &other).await;
+        for reader in [admin, &asha] {
+            reader.get(&receipt).await.refused(400, "VALIDATION_ERROR", place);
+        }
+        // A phone that did not hear the answer puts the same file again.
+        put(&app, &url, PDF).await;
+        let read = admin.get(&receipt).await.data(200)["url"].as_str().unwrap().to_owned();
+        assert_eq!(app.http.get(read).send().await.unwrap().bytes().await.unwrap(), PDF);
+    }
+}
+
+/// Of two who look first while the file is being replaced, both believe the same one afterwards.
+#[tokio::test]
+async fn who_looks_first_decides_for_everybody() {
+    let app = TestApp::start().await;
+    let organization = app.organization().await;
+    let asha = organization.employee("Asha").await;
+    let id: domain::ExpenseId = {
+        let stored = claim(&asha, "https://files.example/1.pdf").await.data(201);
+        stored["id"].as_str().unwrap().parse::<uuid::Uuid>().unwrap().into()
+    };
+    let db = app.database.open();
+    let looks = (0..8).map(|number| {
+        let (db, tenant) = (db.clone(), testkit::database::tenant(organization.id));
+        tokio::spawn(async move {
+            let mut tx = db.tenant(tenant).await.unwrap();
+            let is_first = db::expenses::is_first_receipt(&mut tx, id, &format!("\"{number}\"")).await.unwrap();
+            tx.commit().await.unwrap();
+            is_first
+        })
+    });
+    let looks = futures_util::future::join_all(looks.collect::<Vec<_>>()).await;
+    assert_eq!(looks.into_iter().filter(|is_first| *is_first.as_ref().unwrap()).count(), 1);
 }
 
 #[tokio::test]
 async fn a_bucket_keeps_receipts_and_bad_ones_are_never_shown() {
     let bucket = Bucket::default();
     let endpoint = bucket.serve();
-    let app = TestApp::start_with(&[
-        ("RECEIPTS_STORE", "s3"),
-        ("RECEIPTS_S3_ENDPOINT", &endpoint),
-        ("RECEIPTS_S3_ACCESS_KEY_ID", "key"),
-        ("RECEIPTS_S3_SECRET_ACCESS_KEY", "planted-secret"),
-        ("RECEIPTS_MAX_BYTES", "1000"),
-    ])
-    .await;
+    let app = with_bucket(&endpoint).await;
     let organization = app.organization().await;
     let asha = organization.employee("Asha").await;
-    let put = async |url: &str, content: &[u8]| {
-        assert_eq!(app.http.put(url).body(content.to_vec()).send().await.unwrap().status(), 200);
-    };
+    let put = async |url: &str, content: &[u8]| put(&app, url, content).await;
     let (url, path) = announce(&asha, "pdf").await;
     assert!(url.starts_with(&format!("{endpoint}/receipts/{path}?X-Amz-Algorithm=AWS4-HMAC-SHA256")), "{url}");
     assert!(!url.contains("planted-secret"));

@@ -34,13 +34,15 @@ impl Endpoint for Receipt {
         About::new("expenses", "getExpenseReceipt", "An address at which the receipt of a claim can be read")
             .note("For administrators and for the employee whose claim it is.")
             .ok::<Readable>()
+            .refuses(400, "What lies there is no receipt, or not the one that was seen first.")
             .refuses(404, "There is no such claim, or it has no receipt.")
     }
 
     async fn handle(call: Call<Which>) -> ApiResult<HttpResponse> {
         let caller = call.caller()?;
+        let id = call.input.0;
         let mut tx = call.state.db.tenant(caller.tenant()).await?;
-        let expense = db::expenses::find(&mut tx, call.input.0).await?.ok_or(NO_EXPENSE)?;
+        let expense = db::expenses::find(&mut tx, id).await?.ok_or(NO_EXPENSE)?;
         tx.commit().await?;
         if caller.role() == Role::Employee && expense.employee != caller.working_employee()? {
             return Err(NO_EXPENSE);
@@ -51,11 +53,21 @@ impl Endpoint for Receipt {
         };
         let (now, store) = (call.state.clock.now(), call.state.receipts.store());
         let found = store.look(path, now).await.map_err(|error| ApiError::Unavailable(error.to_string()))?;
+        let not_shown = |why| Err(ApiError::Refused(format!("The receipt cannot be shown: {why}")));
         if let Some(complaint) = found.complaint() {
-            return Err(ApiError::Refused(format!("The receipt cannot be shown: {complaint}")));
+            return not_shown(complaint);
         }
-        if found == Found::Nothing {
-            return Err(NO_RECEIPT);
+        match found {
+            Found::Nothing => return Err(NO_RECEIPT),
+            Found::Receipt { etag: Some(etag) } => {
+                let mut tx = call.state.db.tenant(caller.tenant()).await?;
+                let is_first = db::expenses::is_first_receipt(&mut tx, id, &etag).await?;
+                tx.commit().await?;
+                if !is_first {
+                    return not_shown("another file was put in its place");
+                }
+            }
+            _ => {}
         }
         let (url, expires_at) = store.download_url(path, now);
         Ok(reply::ok(Readable { url, expires_at: Some(Replied(expires_at)) }))

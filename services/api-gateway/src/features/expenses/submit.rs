@@ -18,6 +18,7 @@ use crate::http::input::{Field, Input, Moment, Parts, exact, invalid, object};
 use crate::http::limits::Budget;
 use crate::http::openapi::About;
 use crate::http::{reply, rules};
+use crate::receipts::Found;
 use crate::state::State;
 
 /// Claims money that was spent. Sent again with the same idempotency key, it is refused and stored once.
@@ -40,14 +41,23 @@ impl Endpoint for Submit {
         let caller = call.caller()?;
         let employee = caller.working_employee()?;
         let Claim { amount, description, receipt_url, idempotency_key } = call.input.clone();
+        let mut receipt_etag = None;
         if let Some(path) = receipt_url.as_deref().and_then(|text| text.parse::<ReceiptPath>().ok()) {
             if path.owner() != (caller.tenant().organization(), employee) {
                 return Err(ApiError::Invalid(rules::NO_URL.map(|message| problem(message.to_owned())).into()));
             }
-            refuse_bad_receipt(&call.state, path).await?;
+            receipt_etag = accepted_receipt(&call.state, path).await?;
         }
         let now = call.state.clock.now();
-        let new = NewExpense { id: ExpenseId::generate(), employee, amount, description, receipt_url, idempotency_key };
+        let new = NewExpense {
+            id: ExpenseId::generate(),
+            employee,
+            amount,
+            description,
+            receipt_url,
+            receipt_etag,
+            idempotency_key,
+        };
         let mut tx = call.state.db.tenant(caller.tenant()).await?;
         let expense = db::expenses::submit(&mut tx, new, now).await.map_err(|error| {
             if error.is_conflict_with(KEY_USED) {
@@ -64,16 +74,18 @@ impl Endpoint for Submit {
 }
 
 /// Refuses an upload that is there and unusable. One that is not there may still be on its way, and a store that is
-/// away is no reason to lose a claim: a receipt is looked at again before anybody is shown it.
-async fn refuse_bad_receipt(state: &State, path: ReceiptPath) -> ApiResult<()> {
+/// away is no reason to lose a claim: a receipt is looked at again before anybody is shown it. Answers the mark of the
+/// file that was seen, where another one could still take its place.
+async fn accepted_receipt(state: &State, path: ReceiptPath) -> ApiResult<Option<String>> {
     match state.receipts.store().look(path, state.clock.now()).await {
-        Ok(found) => match found.complaint() {
-            Some(complaint) => Err(invalid("body", "receipt_url", complaint)),
-            None => Ok(()),
+        Ok(found) => match (found.complaint(), found) {
+            (Some(complaint), _) => Err(invalid("body", "receipt_url", complaint)),
+            (None, Found::Receipt { etag }) => Ok(etag),
+            (None, _) => Ok(None),
         },
         Err(error) => {
             tracing::warn!(error.message = %error, "a receipt was accepted unseen");
-            Ok(())
+            Ok(None)
         }
     }
 }

@@ -1,0 +1,1 @@
+ALTER TABLE expenses DROP COLUMN receipt_etag;
