@@ -76,6 +76,7 @@ mod pool;
 pub mod relay;
 pub mod schedule;
 mod schema;
+pub mod sign_in;
 mod system;
 mod tenant;
 mod tls;

@@ -436,6 +436,15 @@ table! {
 }
 
 table! {
+    sign_in_notices (organization_id, user_id) {
+        organization_id -> Uuid,
+        user_id -> Uuid,
+        decision -> Uuid,
+        due_at -> Timestamptz,
+    }
+}
+
+table! {
     app.employee_places (organization_id, employee_id) {
         organization_id -> Uuid,
         employee_id -> Uuid,

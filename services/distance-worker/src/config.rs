@@ -43,12 +43,23 @@ pub struct Config {
     pub dead_letters_days: i64,
     /// `EVENT_RETENTION_DAYS` (90): how long events and deliveries that are over are kept.
     pub event_days: i64,
+    /// `IDENTITY=supabase`: the project that signs people in.
+    pub provider: Option<ProviderConfig>,
     /// `SHUTDOWN_TIMEOUT_S` (25): how long jobs in hand may take to finish.
     pub shutdown_timeout: Duration,
     /// `METRICS_SCRAPE_TOKEN`.
     pub metrics_scrape_token: Option<SecretString>,
     /// Logs and traces.
     pub telemetry: telemetry::Settings,
+}
+
+/// A Supabase project that signs people in.
+#[derive(Debug, Clone)]
+pub struct ProviderConfig {
+    /// `SUPABASE_URL`.
+    pub url: String,
+    /// `SUPABASE_SERVICE_ROLE_KEY`: may change its users; without it, it is not told who was deactivated.
+    pub key: Option<SecretString>,
 }
 
 impl Config {
@@ -82,6 +93,7 @@ impl Config {
             dead_letters_most: settings.number("WEBHOOK_DLQ_MAX_SIZE", 1..=10_000_000, 10_000),
             dead_letters_days: settings.number("WEBHOOK_DLQ_RETENTION_DAYS", 14..=30, 30),
             event_days: settings.number("EVENT_RETENTION_DAYS", 31..=3650, 90),
+            provider: provider(&mut settings),
             shutdown_timeout: Duration::from_secs(settings.number("SHUTDOWN_TIMEOUT_S", 1..=120, 25)),
             metrics_scrape_token: settings.secret("METRICS_SCRAPE_TOKEN"),
             telemetry: telemetry::Settings::read(&mut settings, "fieldtrack-worker", &environment),
@@ -89,6 +101,17 @@ impl Config {
         settings.finish()?;
         Ok(config)
     }
+}
+
+fn provider(settings: &mut Settings) -> Option<ProviderConfig> {
+    if settings.choice("IDENTITY", &[("builtin", false), ("supabase", true)]) != Some(true) {
+        return None;
+    }
+    let url = settings.url("SUPABASE_URL").unwrap_or_else(|| {
+        settings.problem("SUPABASE_URL", "is required when IDENTITY is supabase");
+        String::new()
+    });
+    Some(ProviderConfig { url, key: settings.secret("SUPABASE_SERVICE_ROLE_KEY") })
 }
 
 fn webhook_networks(settings: &mut Settings, environment: &str) -> Vec<Network> {

@@ -11,4 +11,5 @@ pub mod jobs;
 pub mod metrics;
 pub mod relay;
 pub mod schedule;
+pub mod sign_in;
 pub mod startup;

@@ -59,7 +59,8 @@ async fn main() -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "a command answers on standard output")]
 fn list_settings() -> ExitCode {
-    for variable in settings::describe(Config::read, &[&[], &[("APP_ENV", "production")]]) {
+    for variable in settings::describe(Config::read, &[&[], &[("APP_ENV", "production")], &[("IDENTITY", "supabase")]])
+    {
         let line = serde_json::json!({
             "name": variable.name,
             "rule": variable.rule,

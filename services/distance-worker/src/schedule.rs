@@ -22,6 +22,7 @@ use tokio::time::MissedTickBehavior;
 use crate::dead_letters::DeadLetters;
 use crate::jobs::webhooks::chance;
 use crate::metrics::Metrics;
+use crate::sign_in::{self, Provider};
 
 /// How old a mark must be before the sweep takes it for forgotten: the job that was asked for has had its chance.
 const FORGOTTEN: TimeDelta = TimeDelta::seconds(5);
@@ -48,7 +49,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const AGAIN_AFTER: TimeDelta = TimeDelta::seconds(30);
 
 /// What runs when.
-const TABLE: [(Task, TimeDelta); 11] = [
+const TABLE: [(Task, TimeDelta); 12] = [
     (Task::Deliveries, TimeDelta::seconds(5)),
     (Task::Circuits, TimeDelta::seconds(60)),
     (Task::WebhookDeadLetters, TimeDelta::hours(1)),
@@ -60,6 +61,7 @@ const TABLE: [(Task, TimeDelta); 11] = [
     (Task::Partitions, TimeDelta::hours(6)),
     (Task::Intents, TimeDelta::seconds(30)),
     (Task::OldIntents, TimeDelta::minutes(15)),
+    (Task::SignIn, TimeDelta::seconds(5)),
 ];
 
 /// Something that runs on a clock.
@@ -88,6 +90,8 @@ pub enum Task {
     Intents,
     /// Removes those that were queued or given up a while ago.
     OldIntents,
+    /// Tells another identity provider who may sign in and who may not.
+    SignIn,
 }
 
 impl Task {
@@ -106,6 +110,7 @@ impl Task {
             Self::Partitions => "partitions",
             Self::Intents => "retry-intents",
             Self::OldIntents => "old-intents",
+            Self::SignIn => "sign-in",
         }
     }
 }
@@ -119,6 +124,9 @@ pub enum TurnError {
     /// The queue could not do it.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// The identity provider could not be told.
+    #[error("the identity provider: {0}")]
+    Provider(String),
 }
 
 /// What the tasks may reach.
@@ -144,6 +152,8 @@ pub struct Schedule {
     pub dead_letters_kept: TimeDelta,
     /// `EVENT_RETENTION_DAYS`: how long events and deliveries that are over are kept.
     pub events_kept: TimeDelta,
+    /// Another identity provider that is told who may sign in; `None`: there is none, or it cannot be told.
+    pub provider: Option<Arc<Provider>>,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
     /// What the worker counts.
@@ -218,6 +228,7 @@ impl Schedule {
             Task::Partitions => self.partitions().await,
             Task::Intents => self.intents().await,
             Task::OldIntents => self.old_intents().await,
+            Task::SignIn => self.sign_in().await,
         };
         self.metrics.turn(task.name(), if done.is_ok() { "done" } else { "failed" });
         let Err(error) = done else { return };
@@ -403,6 +414,13 @@ impl Schedule {
             if i64::try_from(gone).is_ok_and(|gone| gone < SWEEP_MOST) {
                 return Ok(());
             }
+        }
+    }
+
+    async fn sign_in(&self) -> Result<(), TurnError> {
+        match &self.provider {
+            Some(provider) => sign_in::tell_all(&self.db, provider, &self.clock).await,
+            None => Ok(()),
         }
     }
 

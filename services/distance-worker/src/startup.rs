@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::Config;
+use crate::config::{Config, ProviderConfig};
 use crate::dead_letters::DeadLetters;
 use crate::http::{self, Pages};
 use crate::jobs::analytics::Analytics;
@@ -26,6 +26,7 @@ use crate::jobs::{Context, Kind, Work};
 use crate::metrics::Metrics;
 use crate::relay::Relay;
 use crate::schedule::Schedule;
+use crate::sign_in::Provider;
 
 /// The process could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,7 @@ pub struct Worker {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     listener: TcpListener,
+    provider: Option<Arc<Provider>>,
 }
 
 impl Worker {
@@ -60,12 +62,25 @@ impl Worker {
         let redis = Redis::open(&config.redis).map_err(|error| wrong(&error))?;
         let listener =
             TcpListener::bind(("0.0.0.0", config.port)).await.map_err(|error| StartError::Port(config.port, error))?;
-        Ok(Self { config, db, redis, clock, metrics, listener })
+        let provider = match &config.provider {
+            Some(ProviderConfig { url, key: Some(key) }) => {
+                Some(Arc::new(Provider::new(url, key).map_err(|error| wrong(&error))?))
+            }
+            Some(ProviderConfig { key: None, .. }) => {
+                tracing::warn!(
+                    "SUPABASE_SERVICE_ROLE_KEY is not set: the identity provider is not told who was deactivated, and they \
+                     can go on signing in there, though not working here"
+                );
+                None
+            }
+            None => None,
+        };
+        Ok(Self { config, db, redis, clock, metrics, listener, provider })
     }
 
     /// Works until `stop` says true, then finishes what it holds, gives back the rest, and returns.
     pub async fn run(self, stop: watch::Receiver<bool>) {
-        let Self { config, db, redis, clock, metrics, listener } = self;
+        let Self { config, db, redis, clock, metrics, listener, provider } = self;
         let pages = Arc::new(Pages {
             db: db.clone(),
             redis: redis.clone(),
@@ -135,6 +150,7 @@ impl Worker {
             dead_letters_most: config.dead_letters_most,
             dead_letters_kept: TimeDelta::days(config.dead_letters_days),
             events_kept: TimeDelta::days(config.event_days),
+            provider,
             clock,
             metrics,
         };

@@ -80,6 +80,8 @@ async fn the_system_role_may_do_what_its_policies_explain_and_no_more() {
         "schedule_turns SELECT",
         "schedule_turns UPDATE",
         "relay_state SELECT",
+        "sign_in_notices DELETE",
+        "sign_in_notices SELECT",
         "signing_keys DELETE",
         "signing_keys INSERT",
         "signing_keys SELECT",

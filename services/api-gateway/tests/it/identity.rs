@@ -235,6 +235,29 @@ async fn a_gateway_may_leave_identity_to_a_supabase_project() {
     let stranger = stranger.organization().await.admin;
     let foreign = Person { app: &app, email: stranger.email, token: stranger.token, refresh_token: String::new() };
     foreign.get("/auth/me").await.refused(401, "UNAUTHORIZED", "Invalid or missing authentication token");
+    // Whether somebody may sign in is the project's to say, and the worker's to tell it.
+    let admin = Person { app: &app, ..organization.admin.clone() };
+    let path = format!("/admin/employees/{}/status", asha.employee_id());
+    let client = project.database.superuser().await;
+    let notices = async || -> Vec<(String, uuid::Uuid)> {
+        let rows = client.query("SELECT user_id::text, decision FROM sign_in_notices", &[]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    };
+    // Built in, there is nobody to tell.
+    let ours = organization.admin.patch(&path, &json!({ "is_active": false })).await;
+    assert_eq!((ours.data(200)["is_active"].clone(), notices().await), (json!(false), Vec::new()));
+    admin.patch(&path, &json!({ "is_active": true })).await.data(200);
+    let activated = notices().await;
+    assert_eq!(activated[0].0, me["id"].as_str().unwrap());
+    admin.patch(&path, &json!({ "is_active": false })).await.data(200);
+    let deactivated = notices().await;
+    assert_eq!((deactivated.len(), &deactivated[0].0), (1, &activated[0].0), "one a user");
+    assert_ne!(deactivated[0].1, activated[0].1, "whoever tells the first leaves the second");
+    // Nobody to be kept out, nobody to tell of.
+    let nobody = admin.post("/admin/employees", &json!({ "name": "Ana" })).await.data(201);
+    let path = format!("/admin/employees/{}/status", nobody["id"].as_str().unwrap());
+    admin.patch(&path, &json!({ "is_active": false })).await.data(200);
+    assert_eq!(notices().await, deactivated);
     // Who is whom is not ours to say: the routes of the built-in identity are not there.
     assert_eq!(app.get("/auth/v1/.well-known/jwks.json").await.status, 404);
 }

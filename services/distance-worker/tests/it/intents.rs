@@ -31,6 +31,7 @@ fn schedule(database: &TestDatabase, url: &str, clock: &Arc<ManualClock>) -> Sch
         dead_letters_most: 10_000,
         dead_letters_kept: TimeDelta::days(30),
         events_kept: TimeDelta::days(90),
+        provider: None,
         dead_letters: Vec::new(),
         keep_months: None,
         clock: clock.clone(),

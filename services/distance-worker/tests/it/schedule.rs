@@ -22,6 +22,7 @@ fn schedule(database: &TestDatabase, clock: &Arc<ManualClock>) -> Schedule {
         dead_letters_most: 10_000,
         dead_letters_kept: TimeDelta::days(30),
         events_kept: TimeDelta::days(90),
+        provider: None,
         dead_letters: Vec::new(),
         keep_months: None,
         clock: clock.clone(),
@@ -55,6 +56,7 @@ async fn of_many_workers_exactly_one_takes_each_turn() {
     assert_eq!(turns[&Task::Retention], 1, "every hour");
     assert_eq!(turns[&Task::Intents], 4, "every 30 s");
     assert_eq!(turns[&Task::OldIntents], 1, "every 15 min");
+    assert_eq!(turns[&Task::SignIn], 24, "every 5 s");
 
     // The one that took a turn may die in it: the next turn is anybody's.
     clock.advance(TimeDelta::hours(6));

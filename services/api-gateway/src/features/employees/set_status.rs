@@ -5,7 +5,7 @@ use actix_web::http::Method;
 use chrono::{DateTime, Utc};
 use db::TenantTx;
 use db::audit::{self, Entry};
-use db::{DbResult, attendance, employees, users};
+use db::{DbResult, attendance, employees, sign_in, users};
 use domain::attendance::Session;
 use domain::auth::Role;
 use domain::employee::Employee;
@@ -27,7 +27,8 @@ use crate::http::{reply, rules};
 /// Says whether an employee may work.
 ///
 /// Whoever may not has no open session any more when the reply comes, is told nothing by their refresh token, and
-/// cannot sign in; all of it in the transaction that says so (D26). Activation lets them in again.
+/// cannot sign in; all of it in the transaction that says so (D26). Activation lets them in again. Another identity
+/// provider is told afterwards, by the worker.
 pub struct SetStatus;
 
 impl Endpoint for SetStatus {
@@ -40,7 +41,8 @@ impl Endpoint for SetStatus {
         About::new("employees", "setEmployeeStatus", "Enable or disable an employee")
             .note(
                 "Disabling closes the open session, ends sign-ins and blocks new ones, all before the reply; enabling \
-                 lifts the block. The only administrator who can sign in cannot be disabled.",
+                 lifts the block. The only administrator who can sign in cannot be disabled. Another identity provider \
+                 is told of the block as soon as it can be.",
             )
             .ok::<Employee>()
             .refuses(404, "There is no such employee.")
@@ -62,12 +64,16 @@ impl Endpoint for SetStatus {
             closed.extend(close(&mut tx, id, now).await?);
         }
         if let Some(user) = employee.user {
+            let ours = call.state.identity.built_in().is_some();
             if is_active {
                 users::set_ban(&mut tx, user, None, now).await?;
             } else {
                 // Another provider's administrators are not ours to count.
-                let ours = call.state.identity.built_in().is_some();
                 keep_out(&mut tx, user, ours, now).await?;
+            }
+            if !ours {
+                // The worker tells the provider, however long that takes.
+                sign_in::note(&mut tx, user, now).await?;
             }
         }
         if was_active != is_active {

@@ -1,0 +1,252 @@
+//! Another identity provider is told who may sign in.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use chrono::{DateTime, TimeDelta};
+use db::Db;
+use distance_worker::metrics::Metrics;
+use distance_worker::schedule::{Schedule, Task};
+use distance_worker::sign_in::Provider;
+use domain::{Clock, ManualClock, Tenant, UserId};
+use queue::{Producer, Redis, RedisConfig};
+use serde_json::{Value, json};
+use testkit::database::{TestDatabase, tenant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+/// The admin API of a Supabase project: answers what it was bidden to, then always 200, and keeps what it was told.
+#[derive(Clone, Default)]
+struct Project {
+    /// Status lines; without one it hangs up.
+    answers: Arc<Mutex<VecDeque<Option<&'static str>>>>,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Project {
+    async fn serve(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let project = self.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = String::new();
+                let mut buffer = vec![0; 8192];
+                while !request.ends_with('}') {
+                    let read = stream.read(&mut buffer).await.unwrap();
+                    request.push_str(&String::from_utf8_lossy(&buffer[..read]));
+                }
+                project.requests.lock().unwrap().push(request);
+                let answer = project.answers.lock().unwrap().pop_front().unwrap_or(Some("200 OK"));
+                if let Some(status) = answer {
+                    let answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{{}}");
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+            }
+        });
+        address
+    }
+
+    fn answers(&self, answers: &[Option<&'static str>]) {
+        self.answers.lock().unwrap().extend(answers);
+    }
+
+    /// What it was told since this was last asked: of whom, and what.
+    fn told(&self) -> Vec<(String, Value)> {
+        let told = |request: &String| {
+            let path = request.split_whitespace().nth(1).unwrap();
+            let body = request.split_once("\r\n\r\n").unwrap().1;
+            (path.rsplit_once('/').unwrap().1.to_owned(), serde_json::from_str(body).unwrap())
+        };
+        self.requests.lock().unwrap().drain(..).collect::<Vec<_>>().iter().map(told).collect()
+    }
+}
+
+struct World {
+    db: Db,
+    client: Client,
+    clock: Arc<ManualClock>,
+    schedule: Schedule,
+    project: Project,
+}
+
+async fn world() -> World {
+    let database = TestDatabase::create().await;
+    let clock = Arc::new(ManualClock::at(DateTime::from_timestamp(1_790_000_000, 0).unwrap()));
+    let project = Project::default();
+    let provider = Provider::new(&project.serve().await, &"the service key".to_owned().into()).unwrap();
+    let redis = Redis::open(&RedisConfig::new("redis://127.0.0.1:1".to_owned().into())).unwrap();
+    let schedule = Schedule {
+        db: database.open(),
+        producer: Producer::start(redis.clone(), "distance-engine"),
+        snapshots: Producer::start(redis.clone(), "snapshot-engine"),
+        totals: Producer::start(redis.clone(), "analytics"),
+        deliveries: Producer::start(redis, "webhook-delivery"),
+        dead_letters_most: 10_000,
+        dead_letters_kept: TimeDelta::days(30),
+        events_kept: TimeDelta::days(90),
+        provider: Some(Arc::new(provider)),
+        dead_letters: Vec::new(),
+        keep_months: None,
+        clock: clock.clone(),
+        metrics: Arc::new(Metrics::new(telemetry::metrics::Registry::new())),
+    };
+    World { db: database.open(), client: database.superuser().await, clock, schedule, project }
+}
+
+impl World {
+    /// An employee who signs in, of an organization of their own.
+    async fn employee(&self) -> (Tenant, UserId) {
+        let (organization, user) = (Uuid::now_v7(), Uuid::now_v7());
+        self.client
+            .batch_execute(&format!(
+                "INSERT INTO organizations (id, name, slug) VALUES ('{organization}', 'Field Services', 'o{0}');
+                 INSERT INTO users (organization_id, id, email, role)
+                     VALUES ('{organization}', '{user}', '{user}@people.example', 'EMPLOYEE');
+                 INSERT INTO employees (organization_id, id, user_id, name, employee_code)
+                     VALUES ('{organization}', '{user}', '{user}', 'Asha', 'EMP0001')",
+                organization.simple()
+            ))
+            .await
+            .unwrap();
+        (tenant(organization), user.into())
+    }
+
+    /// Decides whether they may work, as an administrator does.
+    async fn decide(&self, (tenant, user): (Tenant, UserId), active: bool) {
+        let mut tx = self.db.tenant(tenant).await.unwrap();
+        db::employees::set_active(&mut tx, user.uuid().into(), active, self.clock.now()).await.unwrap().unwrap();
+        db::sign_in::note(&mut tx, user, self.clock.now()).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    async fn turn(&self) {
+        self.schedule.turn(Task::SignIn).await;
+    }
+
+    /// How many notices wait.
+    async fn waiting(&self) -> i64 {
+        self.client.query_one("SELECT count(*) FROM sign_in_notices", &[]).await.unwrap().get(0)
+    }
+}
+
+fn ban(user: UserId) -> (String, Value) {
+    (user.to_string(), json!({ "ban_duration": "876000h" }))
+}
+
+fn no_ban(user: UserId) -> (String, Value) {
+    (user.to_string(), json!({ "ban_duration": "none" }))
+}
+
+#[tokio::test]
+async fn a_deactivation_is_told_once_and_so_is_what_undoes_it() {
+    let world = world().await;
+    let (asha, ben) = (world.employee().await, world.employee().await);
+    world.turn().await;
+    assert_eq!(world.project.told(), []);
+    world.decide(asha, false).await;
+    world.turn().await;
+    let request = world.project.requests.lock().unwrap()[0].to_lowercase();
+    assert!(request.starts_with(&format!("put /auth/v1/admin/users/{} http/1.1\r\n", asha.1)), "{request}");
+    for header in ["apikey: the service key", "authorization: bearer the service key", "content-type: application/json"]
+    {
+        assert!(request.contains(&format!("\r\n{header}\r\n")), "{header}: {request}");
+    }
+    assert_eq!(world.project.told(), [ban(asha.1)]);
+    world.turn().await;
+    assert_eq!((world.project.told(), world.waiting().await), (Vec::new(), 0));
+    world.decide(ben, false).await;
+    world.decide(asha, true).await;
+    world.turn().await;
+    assert_eq!(world.project.told(), [ban(ben.1), no_ban(asha.1)]);
+    // Of what was decided twice before anybody told it, the last counts.
+    world.decide(asha, false).await;
+    world.decide(asha, true).await;
+    world.turn().await;
+    assert_eq!((world.project.told(), world.waiting().await), (vec![no_ban(asha.1)], 0));
+}
+
+#[tokio::test]
+async fn a_project_that_is_away_is_told_when_it_is_back() {
+    let world = world().await;
+    let (asha, ben) = (world.employee().await, world.employee().await);
+    world.decide(asha, false).await;
+    world.clock.advance(TimeDelta::seconds(1));
+    world.decide(ben, false).await;
+    for answer in [None, Some("503 Service Unavailable"), Some("429 Too Many Requests"), Some("301 Moved Permanently")]
+    {
+        world.project.answers(&[answer]);
+        world.turn().await;
+        // Nobody else is asked about while it is away, and nothing is lost.
+        assert_eq!((world.project.told().len(), world.waiting().await), (1, 2), "{answer:?}");
+    }
+    world.turn().await;
+    let mut told = world.project.told();
+    told.sort_by_key(|(user, _)| *user != asha.1.to_string());
+    assert_eq!((told, world.waiting().await), (vec![ban(asha.1), ban(ben.1)], 0));
+    // The turn that failed is not waited for until the next one would be due.
+    world.decide(asha, true).await;
+    world.project.answers(&[None]);
+    assert!(world.schedule.take_turns().await.unwrap().contains(&Task::SignIn));
+    world.turn().await;
+    world.clock.advance(TimeDelta::seconds(30));
+    assert!(world.schedule.take_turns().await.unwrap().contains(&Task::SignIn));
+}
+
+#[tokio::test]
+async fn what_the_project_refuses_does_not_keep_others_waiting() {
+    let world = world().await;
+    let (asha, ben, cem) = (world.employee().await, world.employee().await, world.employee().await);
+    for person in [asha, ben, cem] {
+        world.decide(person, false).await;
+        world.clock.advance(TimeDelta::seconds(1));
+    }
+    world.project.answers(&[Some("401 Unauthorized"), Some("404 Not Found")]);
+    world.turn().await;
+    assert_eq!(world.project.told(), [ban(asha.1), ban(ben.1), ban(cem.1)]);
+    // Whom the project does not know cannot sign in there; what it refused is told again.
+    assert_eq!(world.waiting().await, 1);
+    world.clock.advance(TimeDelta::minutes(5) - TimeDelta::seconds(1));
+    world.turn().await;
+    assert_eq!(world.project.told(), []);
+    world.clock.advance(TimeDelta::seconds(1));
+    world.turn().await;
+    assert_eq!((world.project.told(), world.waiting().await), (vec![ban(asha.1)], 0));
+}
+
+#[tokio::test]
+async fn what_is_decided_while_somebody_tells_is_told_after_it() {
+    let world = world().await;
+    let asha = world.employee().await;
+    world.decide(asha, false).await;
+    let now = world.clock.now();
+    let take = async || {
+        let mut tx = world.db.system().await.unwrap();
+        let now = world.clock.now();
+        let taken = db::sign_in::take(&mut tx, now, now + TimeDelta::seconds(30)).await.unwrap();
+        tx.commit().await.unwrap();
+        taken
+    };
+    let first = take().await.unwrap();
+    assert_eq!(first.user(), asha.1);
+    // The other worker is on its way to the project: its answer must not come after ours.
+    world.decide(asha, true).await;
+    world.turn().await;
+    assert_eq!(world.project.told(), []);
+    let mut tx = world.db.system().await.unwrap();
+    db::sign_in::told(&mut tx, &first, now).await.unwrap();
+    tx.commit().await.unwrap();
+    world.turn().await;
+    assert_eq!((world.project.told(), world.waiting().await), (vec![no_ban(asha.1)], 0));
+    // One that dies on its way is followed by another.
+    world.decide(asha, false).await;
+    take().await.unwrap();
+    world.clock.advance(TimeDelta::seconds(29));
+    world.turn().await;
+    assert_eq!(world.project.told(), []);
+    world.clock.advance(TimeDelta::seconds(1));
+    world.turn().await;
+    assert_eq!(world.project.told(), [ban(asha.1)]);
+}
