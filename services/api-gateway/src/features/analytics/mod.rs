@@ -6,6 +6,7 @@
 mod leaderboard;
 mod org_summary;
 mod period;
+mod ranking;
 mod session_trend;
 mod top_performers;
 mod user_summary;

@@ -4,17 +4,15 @@ use actix_web::HttpResponse;
 use actix_web::http::Method;
 use domain::EmployeeId;
 use domain::analytics::{Metric, Ranked};
-use garde::Validate;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::period::{AskedPeriod, FROM, TO};
+use super::ranking::AskedRanking;
 use crate::error::ApiResult;
 use crate::http::caller::Access;
 use crate::http::endpoint::{Call, Endpoint};
-use crate::http::input::{Field, Input, Moment, Parts, TimeText};
 use crate::http::openapi::About;
-use crate::http::{reply, rules};
+use crate::http::reply;
 
 /// Employees ranked by one figure of the sessions that began in a period, open ones included.
 pub struct TopPerformers;
@@ -23,7 +21,7 @@ impl Endpoint for TopPerformers {
     const METHOD: Method = Method::GET;
     const PATH: &'static str = "/admin/top-performers";
     const ACCESS: Access = Access::Admins;
-    type Input = Wanted;
+    type Input = AskedRanking<false>;
 
     fn about() -> About {
         About::new("analytics", "getTopPerformers", "Employees ranked by one figure")
@@ -34,8 +32,8 @@ impl Endpoint for TopPerformers {
             .list::<TopPerformer>()
     }
 
-    async fn handle(call: Call<Wanted>) -> ApiResult<HttpResponse> {
-        let Wanted { metric, period, most } = call.input;
+    async fn handle(call: Call<AskedRanking<false>>) -> ApiResult<HttpResponse> {
+        let AskedRanking { metric, period, most } = call.input;
         let mut tx = call.state.db.tenant(call.caller()?.tenant()).await?;
         let period = period.since_days(&mut tx, 30, call.state.clock.now()).await?;
         let rows = db::figures::top_performers(&mut tx, metric, period, most).await?;
@@ -70,45 +68,5 @@ impl TopPerformer {
             total_duration_seconds: (metric == Metric::Duration).then_some(row.duration_s),
             sessions_count: (metric == Metric::Sessions).then_some(row.sessions),
         }
-    }
-}
-
-/// Ranked by what, in which period, how many.
-pub struct Wanted {
-    metric: Metric,
-    period: AskedPeriod,
-    most: i64,
-}
-
-#[derive(Validate)]
-#[garde(context(Moment))]
-struct Query {
-    #[garde(custom(rules::one_of_saying(
-        &["distance", "duration", "sessions"],
-        "metric must be distance, duration, or sessions"
-    )))]
-    metric: Field<String>,
-    #[garde(custom(rules::optional), custom(rules::time(FROM)))]
-    from: Field<TimeText>,
-    #[garde(custom(rules::optional), custom(rules::time(TO)))]
-    to: Field<TimeText>,
-    #[garde(custom(rules::finite), custom(rules::whole), custom(rules::at_least(1.0)), custom(rules::at_most(50.0)))]
-    limit: Field<f64>,
-}
-
-impl Input for Wanted {
-    const READS_BODY: bool = false;
-
-    fn read(parts: &Parts<'_>) -> ApiResult<Self> {
-        let query = parts.query();
-        let query = Query {
-            metric: query.text("metric"),
-            from: query.time("from"),
-            to: query.time("to"),
-            limit: query.number("limit"),
-        };
-        parts.judge("querystring", &query, &["metric", "from", "to", "limit"])?;
-        let metric = query.metric.value().and_then(|word| Metric::parse(word)).unwrap_or(Metric::Distance);
-        Ok(Self { metric, period: AskedPeriod::of(&query.from, &query.to), most: query.limit.whole_or(10) })
     }
 }
