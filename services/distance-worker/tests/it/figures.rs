@@ -18,15 +18,15 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 /// Numbers that look random and are the same in every run: a failure can be looked at again.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn roll(&mut self, sides: i64) -> i64 {
+    pub fn roll(&mut self, sides: i64) -> i64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         i64::try_from((self.0 >> 33) % u64::try_from(sides).unwrap()).unwrap()
     }
 
-    fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for place in (1..items.len()).rev() {
             items.swap(place, usize::try_from(self.roll(i64::try_from(place).unwrap() + 1)).unwrap());
         }
@@ -34,18 +34,20 @@ impl Dice {
 }
 
 /// Zones whose clocks are put on or back in the days below, also over midnight, and one that is half an hour off.
-const ZONES: [&str; 6] =
+pub const ZONES: [&str; 6] =
     ["UTC", "Europe/Rome", "America/Havana", "Asia/Kolkata", "Pacific/Auckland", "America/Sao_Paulo"];
 
 /// Clocks in Havana are put back from one to midnight on 1 November 2026, so that day begins twice.
-fn around() -> DateTime<Utc> {
+pub fn around() -> DateTime<Utc> {
     "2026-11-01T04:30:00Z".parse().unwrap()
 }
 
-struct World {
+pub struct World {
+    pub database: TestDatabase,
+    pub clock: Arc<ManualClock>,
     cx: Context,
-    client: Client,
-    organizations: Vec<OrganizationId>,
+    pub client: Client,
+    pub organizations: Vec<OrganizationId>,
     /// Every job that what happened asks for.
     jobs: Vec<Job>,
 }
@@ -58,13 +60,13 @@ enum Job {
 }
 
 /// Organizations with people who worked, still work, or never came; some sessions were measured once and have new
-/// points since.
-async fn world(dice: &mut Dice) -> World {
+/// points since. All of it began within two days of the moment at which clocks change; `now` is later.
+pub async fn world(dice: &mut Dice, now: DateTime<Utc>, people: i64) -> World {
     let database = TestDatabase::create().await;
     let client = database.superuser().await;
-    let clock = Arc::new(ManualClock::at(around() + TimeDelta::days(4)));
+    let clock = Arc::new(ManualClock::at(now));
     let metrics = Arc::new(Metrics::new(telemetry::metrics::Registry::new()));
-    let cx = Context { db: database.open(), clock, metrics };
+    let cx = Context { db: database.open(), clock: clock.clone(), metrics };
     client.batch_execute("SELECT app.ensure_partitions('2026-10-01', 2)").await.unwrap();
     let (mut organizations, mut jobs) = (Vec::new(), Vec::new());
     for zone in ZONES {
@@ -76,7 +78,7 @@ async fn world(dice: &mut Dice) -> World {
             )
             .await
             .unwrap();
-        for number in 0..4 {
+        for number in 0..people {
             let employee = Uuid::now_v7();
             client
                 .execute(
@@ -93,12 +95,17 @@ async fn world(dice: &mut Dice) -> World {
                     expense: expense.map(Into::into),
                 })
             };
-            for turn in 0..dice.roll(9) {
+            // One after the other: nobody is at work twice. Half of them still are.
+            let sessions = dice.roll(9);
+            let mut checkins: Vec<_> =
+                (0..sessions).map(|_| around() + TimeDelta::seconds(dice.roll(4 * 86_400) - 2 * 86_400)).collect();
+            checkins.sort_unstable();
+            let is_at_work = dice.roll(2) == 0;
+            for (turn, checkin) in checkins.iter().copied().enumerate() {
                 let session = Uuid::now_v7();
-                // Within two days of the moment clocks change.
-                let checkin = around() + TimeDelta::seconds(dice.roll(4 * 86_400) - 2 * 86_400);
-                let ended = turn > 0 || dice.roll(2) == 0;
-                let checkout = ended.then(|| checkin + TimeDelta::seconds(dice.roll(40_000)));
+                let next = checkins.get(turn + 1).copied();
+                let ended = next.is_some() || !is_at_work;
+                let checkout = ended.then(|| next.unwrap_or(now).min(checkin + TimeDelta::seconds(dice.roll(40_000))));
                 client
                     .execute(
                         "INSERT INTO attendance_sessions (organization_id, id, employee_id, checkin_at, checkout_at,
@@ -158,10 +165,46 @@ async fn world(dice: &mut Dice) -> World {
         }
         organizations.push(organization.into());
     }
-    World { cx, client, organizations, jobs }
+    let world = World { database, clock, cx, client, organizations, jobs };
+    world.prepare().await;
+    world
 }
 
+/// Days after which nobody works any more.
+const LATER: TimeDelta = TimeDelta::days(4);
+
 impl World {
+    /// Has every job done three times, in any order, several at once, a third of them cut off somewhere; then each once
+    /// more until it is done, as queues do.
+    pub async fn work(&self, dice: &mut Dice) {
+        let mut jobs: Vec<Job> = self.jobs.iter().flat_map(|job| [*job; 3]).collect();
+        dice.shuffle(&mut jobs);
+        for jobs in jobs.chunks(6) {
+            let running = jobs.iter().map(|job| (tokio::spawn(run(self.cx.clone(), *job)), dice.roll(3) == 0));
+            for (running, cut_off) in running.collect::<Vec<_>>() {
+                if cut_off {
+                    for _ in 0..dice.roll(40) {
+                        tokio::task::yield_now().await;
+                    }
+                    running.abort();
+                }
+                // Whether it succeeded is decided below: here it may also come too early.
+                let _ = running.await;
+            }
+        }
+        // Queues try again until a job has ended; measurements first, since daily totals wait for them.
+        for job in &self.jobs {
+            if let Job::Distance(_) = job {
+                self.run(*job).await.unwrap();
+            }
+        }
+        let mut rest = self.jobs.clone();
+        dice.shuffle(&mut rest);
+        for job in rest {
+            self.run(job).await.unwrap();
+        }
+    }
+
     async fn run(&self, job: Job) -> Result<(), JobError> {
         run(self.cx.clone(), job).await
     }
@@ -251,17 +294,22 @@ impl World {
         assert_eq!(totals, recounted, "{when}: totals");
 
         let states = rows(
-            "SELECT employee_id::text, concat_ws(' ', last_session_id, is_checked_in, last_check_in_at, last_location_at)
+            "SELECT employee_id::text, concat_ws(' ', last_session_id, is_checked_in, last_check_in_at, last_check_out_at,
+                                                 last_location_at, last_latitude, last_longitude)
              FROM employee_last_state WHERE last_session_id IS NOT NULL",
         )
         .await;
         let recounted = rows(
             "SELECT DISTINCT ON (s.employee_id) s.employee_id::text,
                     concat_ws(' ', s.id, s.checkout_at IS NULL, s.checkin_at, (
-                        SELECT max(g.recorded_at) FROM gps_locations g JOIN attendance_sessions t ON t.id = g.session_id
-                        WHERE t.id = (SELECT l.id FROM attendance_sessions l WHERE l.employee_id = s.employee_id
-                                          AND EXISTS (SELECT FROM gps_locations p WHERE p.session_id = l.id)
-                                      ORDER BY l.checkin_at DESC, l.id DESC LIMIT 1)))
+                        SELECT l.checkout_at FROM attendance_sessions l
+                        WHERE l.employee_id = s.employee_id AND l.checkout_at IS NOT NULL
+                        ORDER BY l.checkin_at DESC, l.id DESC LIMIT 1), (
+                        SELECT concat_ws(' ', g.recorded_at, g.latitude, g.longitude) FROM gps_locations g
+                        WHERE g.session_id = (SELECT l.id FROM attendance_sessions l WHERE l.employee_id = s.employee_id
+                                                  AND EXISTS (SELECT FROM gps_locations p WHERE p.session_id = l.id)
+                                              ORDER BY l.checkin_at DESC, l.id DESC LIMIT 1)
+                        ORDER BY g.recorded_at DESC LIMIT 1))
              FROM attendance_sessions s ORDER BY s.employee_id, s.checkout_at IS NULL DESC, s.checkin_at DESC, s.id DESC",
         )
         .await;
@@ -317,35 +365,8 @@ async fn run(cx: Context, job: Job) -> Result<(), JobError> {
 async fn shuffled_replayed_and_cut_off_jobs_end_at_an_independent_recount() {
     for seed in 1..=3 {
         let mut dice = Dice(seed);
-        let world = world(&mut dice).await;
-        world.prepare().await;
-        // Every job three times, in any order, several at once; a third of them is cut off somewhere.
-        let mut jobs: Vec<Job> = world.jobs.iter().flat_map(|job| [*job; 3]).collect();
-        dice.shuffle(&mut jobs);
-        for jobs in jobs.chunks(6) {
-            let running = jobs.iter().map(|job| (tokio::spawn(run(world.cx.clone(), *job)), dice.roll(3) == 0));
-            for (running, cut_off) in running.collect::<Vec<_>>() {
-                if cut_off {
-                    for _ in 0..dice.roll(40) {
-                        tokio::task::yield_now().await;
-                    }
-                    running.abort();
-                }
-                // Whether it succeeded is decided below: here it may also come too early.
-                let _ = running.await;
-            }
-        }
-        // Queues try again until a job has ended; measurements first, since daily totals wait for them.
-        for job in &world.jobs {
-            if let Job::Distance(_) = job {
-                world.run(*job).await.unwrap();
-            }
-        }
-        let mut rest = world.jobs.clone();
-        dice.shuffle(&mut rest);
-        for job in rest {
-            world.run(job).await.unwrap();
-        }
+        let world = world(&mut dice, around() + LATER, 4).await;
+        world.work(&mut dice).await;
         world.check(&format!("seed {seed}")).await;
         assert_eq!(world.reconcile().await, 0, "seed {seed}: reconciliation agrees");
     }
@@ -354,8 +375,7 @@ async fn shuffled_replayed_and_cut_off_jobs_end_at_an_independent_recount() {
 #[tokio::test]
 async fn reconciliation_alone_is_enough_and_finds_nothing_after_the_jobs() {
     let mut dice = Dice(11);
-    let world = world(&mut dice).await;
-    world.prepare().await;
+    let world = world(&mut dice, around() + LATER, 4).await;
     // Measured by somebody who told nobody.
     world
         .client
@@ -397,4 +417,27 @@ async fn reconciliation_alone_is_enough_and_finds_nothing_after_the_jobs() {
     assert!(world.reconcile().await > 50);
     world.check("after meddling").await;
     assert_eq!(world.reconcile().await, 0);
+
+    // Of everything that is kept of somebody's state, each alone.
+    for wrong in [
+        "last_latitude = last_latitude + 0.5",
+        "last_longitude = NULL",
+        "last_location_at = last_location_at - interval '1 second'",
+        "last_check_in_at = last_check_in_at - interval '1 second'",
+        "last_check_out_at = last_check_out_at + interval '1 second'",
+        "is_checked_in = NOT is_checked_in",
+        "last_session_id = gen_random_uuid()",
+    ] {
+        let column = wrong.split_once(' ').unwrap().0;
+        let meddle = format!("UPDATE employee_last_state SET {wrong} WHERE {column} IS NOT NULL");
+        let meddled = i64::try_from(world.client.execute(&meddle, &[]).await.unwrap()).unwrap();
+        assert!(meddled > 5, "{wrong}");
+        assert_eq!(world.reconcile().await, meddled, "{wrong}");
+        world.check(wrong).await;
+    }
+    // Whoever is at work now, too: their last check-out is that of another session.
+    let at_work = "UPDATE employee_last_state SET last_check_out_at = now() WHERE is_checked_in";
+    let meddled = i64::try_from(world.client.execute(at_work, &[]).await.unwrap()).unwrap();
+    assert!(meddled > 0 && world.reconcile().await == meddled);
+    world.check("check-outs of those at work").await;
 }

@@ -126,6 +126,15 @@ impl TestWorker {
     }
 }
 
+/// Waits until something is so.
+pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "not within a minute: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 fn added(enqueued: Enqueued) -> String {
     match enqueued {
         Enqueued::Added(id) => id,
