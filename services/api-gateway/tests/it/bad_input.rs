@@ -1,5 +1,6 @@
 //! Whatever callers send, they get a clear 4xx, and nobody else notices.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{TestApp, location, point};
@@ -140,6 +141,31 @@ async fn what_is_no_json_is_told_so() {
     asha.post_raw("/locations", vec![b'"', 0xff, b'"']).await.refused(400, "VALIDATION_ERROR", malformed);
     let huge = format!(r#"{{"session_id":"{session}","latitude":1e400,"longitude":1,"accuracy":1}}"#);
     asha.post_raw("/locations", huge).await.refused(400, "VALIDATION_ERROR", malformed);
+}
+
+/// A web console says that it sends JSON with every request, and often sends nothing (D34).
+#[tokio::test]
+async fn an_empty_body_is_fine_where_nothing_has_to_be_said() {
+    let app = TestApp::start().await;
+    let organization = app.organization().await;
+    let (admin, asha) = (&organization.admin, organization.employee("Asha").await);
+    let (_, key) = admin.api_key(&["read:sessions"]).await;
+    let employee = format!("/admin/employees/{}", asha.employee_id());
+    let key = format!("/admin/api-keys/{key}");
+    for (person, method, path, status) in [
+        (&asha, Method::POST, "/attendance/check-in", 201),
+        (&asha, Method::POST, "/attendance/check-out", 200),
+        (admin, Method::PATCH, &employee, 200),
+        (admin, Method::DELETE, &key, 204),
+        (admin, Method::POST, "/admin/queues/replay-distance-dlq", 200),
+        (admin, Method::GET, "/admin/employees", 200),
+        // Where something has to be said, its absence is what is told.
+        (admin, Method::POST, "/admin/employees", 400),
+    ] {
+        let request = person.request(method.clone(), path).header("content-type", "application/json");
+        let answer = app.send(request).await;
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.text);
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -10,6 +11,7 @@ use crate::schema::{Api, LIMITS, Shape, described, plain};
 
 const CONTRACT: &str = include_str!("../../../../docs/api/openapi.yaml");
 const DIFFERENCES: &str = include_str!("../../../../docs/api/differences.yaml");
+const TESTED: &str = include_str!("../../../../docs/api/tested.yaml");
 
 /// `docs/api/differences.yaml`.
 #[derive(Deserialize)]
@@ -54,6 +56,48 @@ fn what_is_served_is_described_and_what_is_described_is_served() {
     let routes: BTreeSet<String> =
         api_gateway::features::table().into_iter().map(|route| format!("{} {}", route.method, route.path)).collect();
     assert_eq!(described().operations().into_keys().collect::<BTreeSet<_>>(), routes);
+}
+
+/// Every test below a folder, as `module::function`.
+fn tests(folder: &Path, module: &str, found: &mut BTreeSet<String>) {
+    for entry in folder.read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        if path.is_dir() {
+            tests(&path, &format!("{module}{name}::"), found);
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut lines = text.lines();
+        while let Some(line) = lines.next() {
+            if ["#[test]", "#[tokio::test"].iter().any(|mark| line.starts_with(mark))
+                && let Some((_, function)) = lines.next().and_then(|line| line.split_once("fn "))
+            {
+                found.insert(format!("{module}{name}::{}", function.split('(').next().unwrap()));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_deliberate_difference_has_tests_that_hold_it() {
+    let tested: BTreeMap<String, Vec<String>> = yaml_serde::from_str(TESTED).unwrap();
+    let mut found = BTreeSet::new();
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests(&here.join("tests/it"), "", &mut found);
+    tests(&here.join("../distance-worker/tests/it"), "worker ", &mut found);
+    assert!(found.len() > 200 && found.contains("security::ssrf::a_webhook_at_home_cannot_be_registered"));
+    let gone: Vec<&String> = tested.values().flatten().filter(|test| !found.contains(*test)).collect();
+    assert_eq!(gone, Vec::<&String>::new(), "named in docs/api/tested.yaml and not there");
+    let mut named = BTreeSet::new();
+    for operation in contract().operations().into_values() {
+        named.extend(
+            operation["x-differences"].as_array().into_iter().flatten().map(|one| one.as_str().unwrap().to_owned()),
+        );
+    }
+    assert!(named.len() > 30);
+    named.retain(|one| tested.get(one).is_none_or(Vec::is_empty));
+    assert_eq!(named, BTreeSet::new(), "differences without a test in docs/api/tested.yaml");
 }
 
 #[test]

@@ -539,7 +539,7 @@ async fn an_administrator_chooses_the_time_zone_of_the_days() {
 }
 
 /// What the worker does every five minutes.
-async fn reconcile(organization: &Organization<'_>) {
+pub async fn reconcile(organization: &Organization<'_>) {
     let app = organization.app;
     let asked =
         Snapshot { occasion: Occasion::Reconcile, organization: organization.id.into(), employee: None, expense: None };

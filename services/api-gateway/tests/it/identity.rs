@@ -206,6 +206,18 @@ async fn replicas_sign_alike_and_publish_their_key() {
     assert!(stored.len() > 64);
 }
 
+/// A password that nobody checked is not wrong (D40).
+#[tokio::test]
+async fn a_login_cannot_be_judged_while_the_project_is_away() {
+    let app = TestApp::start_with(&[
+        ("IDENTITY", "supabase"),
+        ("SUPABASE_URL", "http://127.0.0.1:9"),
+        ("SUPABASE_ANON_KEY", "the public key of the project"),
+    ])
+    .await;
+    app.login("asha@people.example", PASSWORD).await.refused(503, "SERVICE_UNAVAILABLE", "Service unavailable");
+}
+
 #[tokio::test]
 async fn a_gateway_may_leave_identity_to_a_supabase_project() {
     // Our own identity speaks as Supabase's does, so one gateway can be the project of another.

@@ -160,3 +160,73 @@ async fn many_phones_at_once_each_get_their_own_answer() {
         assert_eq!(route.as_array().unwrap().len(), 20);
     }
 }
+
+/// Whatever comes first: what was acknowledged is there, what was refused is not, and nobody waits in a circle.
+#[tokio::test]
+async fn check_ins_check_outs_and_uploads_at_once_lose_nothing_and_block_nobody() {
+    let app = TestApp::start_with(&[("RATE_LIMIT_MULTIPLIER", "1000")]).await;
+    let organization = app.organization().await;
+    let asha = organization.employee("Asha").await;
+    let (nothing, closed) = (json!({}), "Cannot record locations: invalid or closed attendance session.");
+    let twice = "Cannot check in: you already have an active session. Check out first.";
+    let (mut stored, mut began) = (0, 0);
+    for round in 0..24 {
+        app.clock.advance(TimeDelta::seconds(30));
+        let session = asha.check_in().await;
+        let upload = |first: i64| {
+            let points: Vec<Value> = (first..first + 5).map(|second| point(&app, second)).collect();
+            json!({ "session_id": session, "points": points })
+        };
+        let (early, late, single) = (upload(1), upload(11), location(&app, &session, 21));
+        // In two rounds of three the session ends meanwhile.
+        let ends =
+            async { if round % 3 > 0 { Some(asha.post("/attendance/check-out", &nothing).await) } else { None } };
+        let (early, late, single, again, ended) = tokio::join!(
+            asha.post("/locations/batch", &early),
+            asha.post("/locations/batch", &late),
+            asha.post("/locations", &single),
+            asha.post("/attendance/check-in", &nothing),
+            ends,
+        );
+        let mut acknowledged = 0;
+        for answer in [early, late] {
+            match answer.status.as_u16() {
+                201 => acknowledged += answer.json()["inserted"].as_i64().unwrap(),
+                _ => drop(answer.refused(400, "VALIDATION_ERROR", closed)),
+            }
+        }
+        match single.status.as_u16() {
+            201 => acknowledged += 1,
+            _ => drop(single.refused(400, "VALIDATION_ERROR", CLOSED)),
+        }
+        if let Some(ended) = &ended {
+            assert_eq!(ended.data(200)["id"], json!(session), "round {round}");
+        } else {
+            assert_eq!(acknowledged, 11, "round {round}: a check-in that is refused is in nobody's way");
+        }
+        let route = asha.get(&format!("/locations/my-route?sessionId={session}")).await.data(200);
+        assert_eq!(route.as_array().unwrap().len(), usize::try_from(acknowledged).unwrap(), "round {round}");
+        match again.status.as_u16() {
+            201 => {
+                assert!(ended.is_some(), "round {round}: there was one already");
+                began += 1;
+                asha.check_out().await;
+            }
+            _ => drop(again.refused(400, "VALIDATION_ERROR", twice)),
+        }
+        if ended.is_none() {
+            asha.check_out().await;
+        }
+        stored += acknowledged;
+    }
+    let client = app.database.superuser().await;
+    let row = client
+        .query_one(
+            "SELECT (SELECT count(*) FROM gps_locations), count(*), count(*) FILTER (WHERE checkout_at IS NULL)
+             FROM attendance_sessions",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1), row.get::<_, i64>(2)), (stored, 24 + began, 0));
+}

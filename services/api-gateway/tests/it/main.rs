@@ -24,6 +24,7 @@ mod monitoring;
 mod operations;
 mod outages;
 mod people;
+mod periods;
 mod profile;
 mod realtime;
 mod receipts;

@@ -300,6 +300,33 @@ async fn what_is_wrong_with_a_list_of_employees_is_said() {
     assert_eq!(admin.get("/admin/employees?limit=200").await.json()["pagination"]["limit"], 200);
 }
 
+/// A list that cannot be made is no empty list (D49).
+#[tokio::test]
+async fn a_list_that_cannot_be_made_is_a_failure() {
+    let app = TestApp::start().await;
+    let organization = app.organization().await;
+    organization.employee("Asha").await;
+    let admin = &organization.admin;
+    let client = app.database.superuser().await;
+    let queries =
+        ["", "active=true", "search=a", "segment=active", "segment=recent", "segment=inactive&search=x&page=9"];
+    for (wrong, right) in [
+        (
+            "REVOKE SELECT ON app.employee_states FROM fieldtrack_app",
+            "GRANT SELECT ON app.employee_states TO fieldtrack_app",
+        ),
+        ("ALTER VIEW app.employee_states RENAME TO mislaid", "ALTER VIEW app.mislaid RENAME TO employee_states"),
+    ] {
+        client.batch_execute(wrong).await.unwrap();
+        for query in queries {
+            let failed = admin.get(&format!("/admin/employees?{query}")).await;
+            failed.refused(500, "INTERNAL_ERROR", "Internal server error");
+        }
+        client.batch_execute(right).await.unwrap();
+        assert_eq!(admin.get("/admin/employees").await.json()["pagination"]["total"], 1);
+    }
+}
+
 #[tokio::test]
 async fn deactivation_ends_work_and_sign_in_before_it_answers() {
     let app = TestApp::start().await;
