@@ -171,7 +171,8 @@ pub async fn compare_people(tx: &mut TenantTx, whole: bool, now: DateTime<Utc>) 
     Ok(wrong)
 }
 
-/// Midnight in the organization's time zone, `days` days before today.
+/// Midnight in the organization's time zone, `days` days before today: where a day begins twice, since clocks are put back
+/// to midnight, the first time.
 pub async fn midnight(tx: &mut TenantTx, days: u16, now: DateTime<Utc>) -> DbResult<DateTime<Utc>> {
     #[derive(QueryableByName)]
     struct Row {
@@ -180,7 +181,11 @@ pub async fn midnight(tx: &mut TenantTx, days: u16, now: DateTime<Utc>) -> DbRes
     }
     let organization = tx.organization();
     let row: Row = sql_query(
-        "SELECT app.day_start(app.day_of($2, time_zone) - $3, time_zone) AS midnight FROM organizations WHERE id = $1",
+        "SELECT min(moment) AS midnight
+         FROM (SELECT time_zone, app.day_of($2, time_zone) - $3 AS day FROM organizations WHERE id = $1) AS asked,
+              LATERAL (VALUES (app.day_start(day, time_zone)), (app.day_start(day, time_zone) - interval '1 hour'))
+                  AS begins (moment)
+         WHERE app.day_of(moment, time_zone) = day",
     )
     .bind::<SqlUuid, _>(organization)
     .bind::<Timestamptz, _>(now)

@@ -1,6 +1,6 @@
 //! Which days and moments a period holds when nobody says so, and that nothing is left out because there is much of it.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, TimeDelta, Utc, Weekday};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -97,6 +97,29 @@ async fn a_period_nobody_asked_for_begins_at_midnight_to_the_second() {
             assert_eq!(each(&board["leaderboard"], "employeeName"), five, "{whose}");
         }
     }
+}
+
+/// Clocks in Havana are put back from one to midnight: that day begins twice, and a period that begins with it the first
+/// time.
+#[tokio::test]
+async fn a_period_begins_with_the_first_of_two_midnights() {
+    let app = TestApp::start().await;
+    let sunday = NaiveDate::from_weekday_of_month_opt(app.now().year() + 1, 11, Weekday::Sun, 1).unwrap();
+    let first = sunday.and_time(NaiveTime::from_hms_opt(4, 0, 0).unwrap()).and_utc();
+    app.clock.advance(first + TimeDelta::days(30) + TimeDelta::hours(12) - app.now());
+    let organization = app.organization().await;
+    organization.admin.patch("/admin/organization", &json!({ "time_zone": "America/Havana" })).await.data(200);
+    assert_eq!(midnight(&organization, -30).await, first + TimeDelta::hours(1), "clocks are put back no more");
+    for (name, kilometres, minutes) in
+        [("before", 1.0, -1), ("first", 2.0, 0), ("between", 4.0, 30), ("second", 8.0, 60)]
+    {
+        worked(&organization, name, kilometres, first + TimeDelta::minutes(minutes)).await;
+    }
+    reconcile(&organization).await;
+    let totals = organization.admin.get("/admin/org-summary").await.data(200);
+    assert_eq!((&totals["totalDistanceKm"], totals["approvedExpenseAmount"].as_f64()), (&json!(14.0), Some(14.0)));
+    let top = organization.admin.get("/admin/top-performers").await.data(200);
+    assert_eq!(each(&top, "employeeName"), ["second", "between", "first"]);
 }
 
 /// Makes so many employees who each went as far as their number says, on the day it is now.
