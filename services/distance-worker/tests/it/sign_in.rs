@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use chrono::{DateTime, TimeDelta};
+use chrono::{DateTime, TimeDelta, Utc};
 use db::Db;
 use distance_worker::metrics::Metrics;
 use distance_worker::schedule::{Schedule, Task};
@@ -16,6 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_postgres::Client;
 use uuid::Uuid;
+
+use crate::support::{TestWorker, eventually};
 
 /// The admin API of a Supabase project: answers what it was bidden to, then always 200, and keeps what it was told.
 #[derive(Clone, Default)]
@@ -97,29 +99,13 @@ async fn world() -> World {
 }
 
 impl World {
-    /// An employee who signs in, of an organization of their own.
     async fn employee(&self) -> (Tenant, UserId) {
-        let (organization, user) = (Uuid::now_v7(), Uuid::now_v7());
-        self.client
-            .batch_execute(&format!(
-                "INSERT INTO organizations (id, name, slug) VALUES ('{organization}', 'Field Services', 'o{0}');
-                 INSERT INTO users (organization_id, id, email, role)
-                     VALUES ('{organization}', '{user}', '{user}@people.example', 'EMPLOYEE');
-                 INSERT INTO employees (organization_id, id, user_id, name, employee_code)
-                     VALUES ('{organization}', '{user}', '{user}', 'Asha', 'EMP0001')",
-                organization.simple()
-            ))
-            .await
-            .unwrap();
-        (tenant(organization), user.into())
+        employee(&self.client).await
     }
 
     /// Decides whether they may work, as an administrator does.
-    async fn decide(&self, (tenant, user): (Tenant, UserId), active: bool) {
-        let mut tx = self.db.tenant(tenant).await.unwrap();
-        db::employees::set_active(&mut tx, user.uuid().into(), active, self.clock.now()).await.unwrap().unwrap();
-        db::sign_in::note(&mut tx, user, self.clock.now()).await.unwrap();
-        tx.commit().await.unwrap();
+    async fn decide(&self, whose: (Tenant, UserId), active: bool) {
+        decide(&self.db, whose, active, self.clock.now()).await;
     }
 
     async fn turn(&self) {
@@ -130,6 +116,30 @@ impl World {
     async fn waiting(&self) -> i64 {
         self.client.query_one("SELECT count(*) FROM sign_in_notices", &[]).await.unwrap().get(0)
     }
+}
+
+/// An employee who signs in, of an organization of their own.
+async fn employee(client: &Client) -> (Tenant, UserId) {
+    let (organization, user) = (Uuid::now_v7(), Uuid::now_v7());
+    client
+        .batch_execute(&format!(
+            "INSERT INTO organizations (id, name, slug) VALUES ('{organization}', 'Field Services', 'o{0}');
+             INSERT INTO users (organization_id, id, email, role)
+                 VALUES ('{organization}', '{user}', '{user}@people.example', 'EMPLOYEE');
+             INSERT INTO employees (organization_id, id, user_id, name, employee_code)
+                 VALUES ('{organization}', '{user}', '{user}', 'Asha', 'EMP0001')",
+            organization.simple()
+        ))
+        .await
+        .unwrap();
+    (tenant(organization), user.into())
+}
+
+async fn decide(db: &Db, (tenant, user): (Tenant, UserId), active: bool, now: DateTime<Utc>) {
+    let mut tx = db.tenant(tenant).await.unwrap();
+    db::employees::set_active(&mut tx, user.uuid().into(), active, now).await.unwrap().unwrap();
+    db::sign_in::note(&mut tx, user, now).await.unwrap();
+    tx.commit().await.unwrap();
 }
 
 fn ban(user: UserId) -> (String, Value) {
@@ -249,4 +259,33 @@ async fn what_is_decided_while_somebody_tells_is_told_after_it() {
     world.clock.advance(TimeDelta::seconds(1));
     world.turn().await;
     assert_eq!(world.project.told(), [ban(asha.1)]);
+}
+
+#[tokio::test]
+async fn a_worker_tells_with_the_key_and_keeps_what_it_cannot_tell_without() {
+    let project = Project::default();
+    let url = project.serve().await;
+    let mut settings = vec![("IDENTITY", "supabase"), ("SUPABASE_URL", &*url)];
+    let without = TestWorker::start(&settings).await;
+    let client = without.database.superuser().await;
+    let whose = employee(&client).await;
+    decide(&without.db, whose, false, Utc::now()).await;
+    let turns = "SELECT count(*) FROM schedule_turns WHERE task = 'sign-in'";
+    let count = async |sql: &str| -> i64 { client.query_one(sql, &[]).await.unwrap().get(0) };
+    eventually("the turn is taken", async || count(turns).await == 1).await;
+    without.stop().await;
+    assert_eq!((project.told(), count("SELECT count(*) FROM sign_in_notices").await), (Vec::new(), 1));
+
+    settings.push(("SUPABASE_SERVICE_ROLE_KEY", "the service key"));
+    let with = TestWorker::start(&settings).await;
+    let whose = employee(&with.database.superuser().await).await;
+    decide(&with.db, whose, false, Utc::now()).await;
+    let mut told = Vec::new();
+    eventually("the project is told", async || {
+        told.extend(project.told());
+        !told.is_empty()
+    })
+    .await;
+    assert_eq!(told, [ban(whose.1)]);
+    with.stop().await;
 }
