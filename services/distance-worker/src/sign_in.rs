@@ -12,14 +12,17 @@ use domain::user::BAN;
 use domain::{Clock, Tenant, UserId};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Client, StatusCode};
+use reqwest::{Client, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::schedule::TurnError;
 
 /// How long the provider may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Longer answers are not read to their end.
+const MAX_ANSWER: usize = 64 * 1024;
 
 /// For how long nobody else tells what somebody is telling: longer than an answer may take.
 const TAKEN_FOR: TimeDelta = TimeDelta::seconds(30);
@@ -78,18 +81,34 @@ impl Provider {
     async fn tell(&self, user: UserId, kept_out: bool) -> Answer {
         let duration = if kept_out { format!("{}h", BAN.num_hours()) } else { "none".to_owned() };
         let request = self.client.put(format!("{}/{user}", self.users)).json(&json!({ "ban_duration": duration }));
-        let status = match request.send().await {
-            Ok(answer) => answer.status(),
+        let answer = match request.send().await {
+            Ok(answer) => answer,
             Err(error) => return Answer::Away(error.without_url().to_string()),
         };
-        match status {
+        match answer.status() {
             status if status.is_success() => Answer::Done,
-            StatusCode::NOT_FOUND => Answer::Nobody,
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Answer::Away(format!("status {status}")),
+            // Something else than the provider says so, too, where the address is wrong.
+            StatusCode::NOT_FOUND if is_about_a_user(answer).await => Answer::Nobody,
+            status @ (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) => {
+                Answer::Away(format!("status {status}"))
+            }
             status if status.is_client_error() => Answer::Refused(status),
             status => Answer::Away(format!("status {status}")),
         }
     }
+}
+
+/// Whether a 404 is of the provider itself: it does not know the user. Older versions have no codes.
+async fn is_about_a_user(mut answer: Response) -> bool {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = answer.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() > MAX_ANSWER {
+            return false;
+        }
+    }
+    let said: Value = serde_json::from_slice(&body).unwrap_or_default();
+    said["error_code"] == "user_not_found" || said["code"] == "user_not_found" || said["msg"] == "User not found"
 }
 
 /// Tells the provider everything that is due. Fails when it is away: then all that is left waits for the next turn.

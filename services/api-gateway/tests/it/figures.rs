@@ -162,6 +162,11 @@ async fn periods_that_make_no_sense_are_refused_by_name() {
         let equal = format!("{path}?from=2026-03-10T09:00:00Z&to=2026-03-10T10:00:00%2B01:00");
         assert_eq!(admin.get(&equal).await.status, 200, "{path}: a moment is a period");
         assert_eq!(admin.get(&format!("{path}?other=1")).await.status, 200, "{path}");
+        // As far as dates can be written, and a day further.
+        for far in ["from=0000-01-01T00:00:00%2B23:59&to=9999-12-31T23:59:59-23:59", "to=0000-01-01T00:00:00Z"] {
+            let answer = admin.get(&format!("{path}?{far}")).await;
+            assert_eq!(answer.status, 200, "{path}?{far}: {}", answer.text);
+        }
     }
 }
 

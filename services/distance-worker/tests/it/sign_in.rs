@@ -22,8 +22,8 @@ use crate::support::{TestWorker, eventually};
 /// The admin API of a Supabase project: answers what it was bidden to, then always 200, and keeps what it was told.
 #[derive(Clone, Default)]
 struct Project {
-    /// Status lines; without one it hangs up.
-    answers: Arc<Mutex<VecDeque<Option<&'static str>>>>,
+    /// Status lines and bodies; without one it hangs up.
+    answers: Arc<Mutex<VecDeque<Option<(&'static str, &'static str)>>>>,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
@@ -41,9 +41,11 @@ impl Project {
                     request.push_str(&String::from_utf8_lossy(&buffer[..read]));
                 }
                 project.requests.lock().unwrap().push(request);
-                let answer = project.answers.lock().unwrap().pop_front().unwrap_or(Some("200 OK"));
-                if let Some(status) = answer {
-                    let answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{{}}");
+                let answer = project.answers.lock().unwrap().pop_front().unwrap_or(Some(("200 OK", "{}")));
+                if let Some((status, body)) = answer {
+                    let length = body.len();
+                    let answer =
+                        format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
                     stream.write_all(answer.as_bytes()).await.unwrap();
                 }
             }
@@ -51,7 +53,7 @@ impl Project {
         address
     }
 
-    fn answers(&self, answers: &[Option<&'static str>]) {
+    fn answers(&self, answers: &[Option<(&'static str, &'static str)>]) {
         self.answers.lock().unwrap().extend(answers);
     }
 
@@ -185,8 +187,8 @@ async fn a_project_that_is_away_is_told_when_it_is_back() {
     world.decide(asha, false).await;
     world.clock.advance(TimeDelta::seconds(1));
     world.decide(ben, false).await;
-    for answer in [None, Some("503 Service Unavailable"), Some("429 Too Many Requests"), Some("301 Moved Permanently")]
-    {
+    let away = ["503 Service Unavailable", "429 Too Many Requests", "301 Moved Permanently"];
+    for answer in away.map(|status| Some((status, "{}"))).into_iter().chain([None]) {
         world.project.answers(&[answer]);
         world.turn().await;
         // Nobody else is asked about while it is away, and nothing is lost.
@@ -208,22 +210,29 @@ async fn a_project_that_is_away_is_told_when_it_is_back() {
 #[tokio::test]
 async fn what_the_project_refuses_does_not_keep_others_waiting() {
     let world = world().await;
-    let (asha, ben, cem) = (world.employee().await, world.employee().await, world.employee().await);
-    for person in [asha, ben, cem] {
-        world.decide(person, false).await;
-        world.clock.advance(TimeDelta::seconds(1));
+    let mut people = Vec::new();
+    for _ in 0..6 {
+        people.push(world.employee().await);
+        world.decide(people[people.len() - 1], false).await;
     }
-    world.project.answers(&[Some("401 Unauthorized"), Some("404 Not Found")]);
+    world.project.answers(&[
+        Some(("401 Unauthorized", r#"{"message":"Invalid API key"}"#)),
+        Some(("404 Not Found", r#"{"code":404,"error_code":"user_not_found","msg":"User not found"}"#)),
+        Some(("404 Not Found", r#"{"code":404,"msg":"User not found"}"#)),
+        // No answer of the project: the address is wrong.
+        Some(("404 Not Found", "<html>no Route matched with those values</html>")),
+        Some(("404 Not Found", r#"{"message":"no Route matched with those values"}"#)),
+    ]);
     world.turn().await;
-    assert_eq!(world.project.told(), [ban(asha.1), ban(ben.1), ban(cem.1)]);
+    assert_eq!(world.project.told().len(), people.len());
     // Whom the project does not know cannot sign in there; what it refused is told again.
-    assert_eq!(world.waiting().await, 1);
+    assert_eq!(world.waiting().await, 3);
     world.clock.advance(TimeDelta::minutes(5) - TimeDelta::seconds(1));
     world.turn().await;
     assert_eq!(world.project.told(), []);
     world.clock.advance(TimeDelta::seconds(1));
     world.turn().await;
-    assert_eq!((world.project.told(), world.waiting().await), (vec![ban(asha.1)], 0));
+    assert_eq!((world.project.told().len(), world.waiting().await), (3, 0));
 }
 
 #[tokio::test]
