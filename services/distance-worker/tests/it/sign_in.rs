@@ -19,11 +19,13 @@ use uuid::Uuid;
 
 use crate::support::{TestWorker, eventually};
 
+/// A status line and a body; without them the project hangs up.
+type Answer = Option<(&'static str, &'static str)>;
+
 /// The admin API of a Supabase project: answers what it was bidden to, then always 200, and keeps what it was told.
 #[derive(Clone, Default)]
 struct Project {
-    /// Status lines and bodies; without one it hangs up.
-    answers: Arc<Mutex<VecDeque<Option<(&'static str, &'static str)>>>>,
+    answers: Arc<Mutex<VecDeque<Answer>>>,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
@@ -53,7 +55,7 @@ impl Project {
         address
     }
 
-    fn answers(&self, answers: &[Option<(&'static str, &'static str)>]) {
+    fn answers(&self, answers: &[Answer]) {
         self.answers.lock().unwrap().extend(answers);
     }
 
