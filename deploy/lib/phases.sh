@@ -158,6 +158,9 @@ recover() {
   fi
   agree "$active" "$right"
   finish_rollback "$right"
+  # What was made good belongs to lines of before; what this command goes on to do gets a line of its own.
+  DEPLOY_ID_OF_LINE=$DEPLOY_ID
+  API_SCHEMA_HEAD='' WORKERS_RELEASE='' WORKERS_IMAGE=''
   NEW_FLEET='' SWITCHED=''
   PHASE=RECOVER
   leave

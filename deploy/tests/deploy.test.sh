@@ -2,15 +2,18 @@
 # Every row of the state machine's table, every failure forced once, on an engine of files: fast enough for each check.
 # The same with a real engine, images and traffic is tests/drill.sh.
 #
-#   deploy.test.sh [states|kills]     both beside each other by default
+#   deploy.test.sh [states|kills|phases]     all beside each other by default
 set -u
 if [[ $# == 0 ]]; then
   "$0" states &
   states=$!
-  "$0" kills
-  killed=$?
-  wait "$states" && exit "$killed"
-  exit 1
+  "$0" kills &
+  kills=$!
+  "$0" phases
+  code=$?
+  wait "$states" || code=1
+  wait "$kills" || code=1
+  exit "$code"
 fi
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 deploy=$here/../deploy.sh
@@ -55,6 +58,14 @@ image() {
     printf '%s' "$2" >"$folder/head"
     printf 'sha256:%s%s' "$name" "$1" >"$folder/id"
   done
+}
+
+# keep NAME, begin_from NAME CASE: everything as it was, without deploying anew
+keep() { rm -rf "${work:?}/kept-$1"; mkdir "$work/kept-$1"; cp -a "$work/engine" "$work/state" "$work/kept-$1/"; }
+begin_from() {
+  begin "$2"
+  rm -rf "$work/engine" "$work/state"
+  cp -a "$work/kept-$1/." "$work/"
 }
 
 knob() { printf '%s' "${2:-}" >"$FAKE/knobs/$1"; }
@@ -343,11 +354,15 @@ is maintenance "$(ls "$STATE_DIR/edge")" maintenance.on
 kills() {
 # --- killed around every change of the engine: the next command works ---
 
+begin 'deployments to be killed'
+run deploy r1
+keep one
+run deploy r2
+keep two
 # shellcheck disable=SC2043
 for when in before; do
   for ((at = 1; at <= 12; at++)); do
-    begin "killed $when change $at of a deployment"
-    run deploy r1
+    begin_from one "killed $when change $at of a deployment"
     knob "kill-$when" "$at"
     run deploy r2
     no_knob "kill-$when"
@@ -373,9 +388,7 @@ for when in before; do
   done
   is 'every change was tried' "$((at > 6))" 1
   for ((at = 1; at <= 12; at++)); do
-    begin "killed $when change $at of a rollback"
-    run deploy r1
-    run deploy r2
+    begin_from two "killed $when change $at of a rollback"
     knob "kill-$when" "$at"
     run rollback
     no_knob "kill-$when"
@@ -401,6 +414,48 @@ done
 
 }
 
-if [[ $1 == kills ]]; then kills; else states; fi
+phases() {
+# --- killed at the end of every phase: the active slot serves, status tells the truth, the next deployment works ---
+
+local phase kept active release
+begin 'deployments to be killed'
+run deploy r1
+keep one
+run deploy r2
+keep two
+for phase in RECOVER PREFLIGHT PULL CHECK MIGRATE WORKERS START HEALTH SWITCH VERIFY WATCH DRAIN RECORD CLEAN; do
+  for kept in one two; do
+    # From the first a deployment is killed, from the second a rollback to the first, which migrates nothing.
+    [[ $kept/$phase != two/MIGRATE ]] || continue
+    begin_from "$kept" "killed at the end of $phase of a $([[ $kept == one ]] && echo deployment || echo rollback)"
+    active=blue release=r1
+    case $phase/$kept in
+      SWITCH/one | VERIFY/one | WATCH/one | DRAIN/one | RECORD/one | CLEAN/one) active=green release=r2 ;;
+      SWITCH/two | VERIFY/two | WATCH/two | DRAIN/two | RECORD/two | CLEAN/two | WORKERS/two) ;;
+      */two) active=green release=r2 ;;
+    esac
+    if [[ $kept == one ]]; then set -- deploy r2; else set -- rollback; fi
+    { KILL_AT=$phase PATH=$here/fakes/phase:$PATH run "$@"; } 2>/dev/null
+    is 'exit code' "$code" 137
+    serves "$active" "$release"
+    status_is '"\(.active) \(.release) \(.slots[.active].health)"' "$active $release 200"
+    run deploy r3
+    expect 0 ''
+    if [[ $active == blue ]]; then active=green; else active=blue; fi
+    serves "$active" r3
+    fleet "$(cat "$STATE_DIR/worker-active")" r3
+    status_is '"\(.active) \(.release) \(.slots[.active].health) \(.last_result.result)"' "$active r3 200 0"
+    is 'the newest line' "$(head -n 1 "$STATE_DIR/deployments.jsonl" | jq -r '"\(.api.release) \(.workers.release) \(.active)"')" 'r3 r3 true'
+    is 'the line before' "$(sed -n 2p "$STATE_DIR/deployments.jsonl" | jq -r .api.release)" "$(if [[ $kept == one ]]; then echo "$release"; else echo r2; fi)"
+  done
+done
+
+}
+
+case $1 in
+  kills) kills ;;
+  phases) phases ;;
+  *) states ;;
+esac
 printf '%s checks passed, %s failed\n' "$passed" "$failed"
 exit "$((failed > 0))"
