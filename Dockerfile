@@ -1,12 +1,11 @@
-# Images of both services. Targets:
-#
-#   gateway, worker                    compiled here; `docker build --target gateway .`
-#   gateway-prebuilt, worker-prebuilt  from a folder of programs compiled outside (deploy/build-images.sh --prebuilt)
+# Images of both services: `docker build --target gateway .` and `--target worker`. Their programs are compiled here, or, with
+# PROGRAMS=outside, taken from a folder of programs compiled elsewhere (deploy/build-images.sh --prebuilt).
 #
 # BuildKit is needed (it skips the stages nobody asks for), a remote frontend is not. The runtime holds the program, the
 # C library it was linked to, certificates and time zones: no shell, no package manager.
 ARG BUILD_BASE=rust:1-bookworm
 ARG RUNTIME_BASE=debian:bookworm-slim
+ARG PROGRAMS=inside
 
 # The manifests and nothing else: as long as they stay the same, so does the layer with the compiled dependencies.
 FROM ${BUILD_BASE} AS manifests
@@ -76,6 +75,9 @@ FROM files AS worker-inside
 COPY --from=builder /programs/distance-worker /root-of-image/usr/local/bin/distance-worker
 RUN chroot /root-of-image /usr/local/bin/distance-worker --version
 
+FROM gateway-${PROGRAMS} AS gateway-files
+FROM worker-${PROGRAMS} AS worker-files
+
 FROM scratch AS runtime
 ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PATH=/usr/local/bin
 COPY --from=files --chown=10001:10001 /root-of-image/data /data
@@ -83,57 +85,27 @@ USER 10001:10001
 WORKDIR /tmp
 STOPSIGNAL SIGTERM
 
-FROM runtime AS gateway-base
+FROM runtime AS gateway
 EXPOSE 3000
 ENTRYPOINT ["/usr/local/bin/api-gateway"]
 HEALTHCHECK --interval=5s --timeout=2s --start-period=20s --retries=3 CMD ["/usr/local/bin/api-gateway", "healthcheck"]
+COPY --from=gateway-files /root-of-image /
+ARG RELEASE=manual
+ARG CREATED=1970-01-01T00:00:00Z
+ARG SOURCE=""
+ARG SCHEMA_HEAD=""
+ARG SCHEMA_MIN=""
+ENV GITHUB_SHA=${RELEASE}
+LABEL org.opencontainers.image.title="FieldTrack API" org.opencontainers.image.licenses="MIT OR Apache-2.0" \
+      org.opencontainers.image.revision="${RELEASE}" org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.fieldtrack.schema-head="${SCHEMA_HEAD}" org.fieldtrack.schema-min="${SCHEMA_MIN}"
 
-FROM runtime AS worker-base
+FROM runtime AS worker
 EXPOSE 3010
 ENTRYPOINT ["/usr/local/bin/distance-worker"]
 HEALTHCHECK --interval=5s --timeout=2s --start-period=20s --retries=3 CMD ["/usr/local/bin/distance-worker", "healthcheck"]
-
-FROM gateway-base AS gateway-prebuilt
-COPY --from=gateway-outside /root-of-image /
-ARG RELEASE=manual
-ARG CREATED=1970-01-01T00:00:00Z
-ARG SOURCE=""
-ARG SCHEMA_HEAD=""
-ARG SCHEMA_MIN=""
-ENV GITHUB_SHA=${RELEASE}
-LABEL org.opencontainers.image.title="FieldTrack API" org.opencontainers.image.licenses="MIT OR Apache-2.0" \
-      org.opencontainers.image.revision="${RELEASE}" org.opencontainers.image.created="${CREATED}" \
-      org.opencontainers.image.source="${SOURCE}" \
-      org.fieldtrack.schema-head="${SCHEMA_HEAD}" org.fieldtrack.schema-min="${SCHEMA_MIN}"
-
-FROM worker-base AS worker-prebuilt
-COPY --from=worker-outside /root-of-image /
-ARG RELEASE=manual
-ARG CREATED=1970-01-01T00:00:00Z
-ARG SOURCE=""
-ARG SCHEMA_HEAD=""
-ARG SCHEMA_MIN=""
-ENV GITHUB_SHA=${RELEASE}
-LABEL org.opencontainers.image.title="FieldTrack worker" org.opencontainers.image.licenses="MIT OR Apache-2.0" \
-      org.opencontainers.image.revision="${RELEASE}" org.opencontainers.image.created="${CREATED}" \
-      org.opencontainers.image.source="${SOURCE}" \
-      org.fieldtrack.schema-head="${SCHEMA_HEAD}" org.fieldtrack.schema-min="${SCHEMA_MIN}"
-
-FROM gateway-base AS gateway
-COPY --from=gateway-inside /root-of-image /
-ARG RELEASE=manual
-ARG CREATED=1970-01-01T00:00:00Z
-ARG SOURCE=""
-ARG SCHEMA_HEAD=""
-ARG SCHEMA_MIN=""
-ENV GITHUB_SHA=${RELEASE}
-LABEL org.opencontainers.image.title="FieldTrack API" org.opencontainers.image.licenses="MIT OR Apache-2.0" \
-      org.opencontainers.image.revision="${RELEASE}" org.opencontainers.image.created="${CREATED}" \
-      org.opencontainers.image.source="${SOURCE}" \
-      org.fieldtrack.schema-head="${SCHEMA_HEAD}" org.fieldtrack.schema-min="${SCHEMA_MIN}"
-
-FROM worker-base AS worker
-COPY --from=worker-inside /root-of-image /
+COPY --from=worker-files /root-of-image /
 ARG RELEASE=manual
 ARG CREATED=1970-01-01T00:00:00Z
 ARG SOURCE=""

@@ -37,11 +37,11 @@ release=$1
 repo=${IMAGE_REPO:-fieldtrack}
 head=$(schema_head)
 context=$here
-suffix=
+programs=inside
 if (($# == 3)); then
   context=$(mktemp -d)
   trap 'rm -rf "$context"' EXIT
-  suffix=-prebuilt
+  programs=outside
   for program in api-gateway distance-worker; do
     strip --strip-debug -o "$context/$program" "$3/$program" 2>/dev/null || cp "$3/$program" "$context/$program"
   done
@@ -53,8 +53,8 @@ read -r -a more <<<"${BUILD_ARGS:-}"
 for target in gateway worker; do
   name=api-gateway
   [[ $target == worker ]] && name=distance-worker
-  DOCKER_BUILDKIT=1 docker build --quiet --file "$here/Dockerfile" --target "$target$suffix" \
-    --build-arg "RELEASE=$release" --build-arg "CREATED=$created" --build-arg "SOURCE=$source_url" \
+  DOCKER_BUILDKIT=1 docker build --quiet --file "$here/Dockerfile" --target "$target" \
+    --build-arg "PROGRAMS=$programs" --build-arg "RELEASE=$release" --build-arg "CREATED=$created" --build-arg "SOURCE=$source_url" \
     --build-arg "SCHEMA_HEAD=$head" --build-arg "SCHEMA_MIN=$head" \
     ${more[@]+"${more[@]}"} --tag "$repo/$name:$release" "$context" >/dev/null
   docker image inspect --format "$repo/$name:$release {{.Size}} bytes" "$repo/$name:$release"
