@@ -85,6 +85,106 @@ test('every LogQL and TraceQL query follows its grammar', () => {
   assert.ok(looked >= 5);
 });
 
+const provisioned = YAML.parse(read('monitoring/grafana/provisioning/datasources/fieldtrack.yml')).datasources;
+const composed = YAML.parse(read('compose.yaml'), { merge: true, maxAliasCount: 1000 });
+
+test('dashboards and data sources name data sources that are there', () => {
+  const types = new Map(provisioned.map(({ uid, type }) => [uid, type]));
+  assert.equal(types.size, provisioned.length, 'every uid is its own');
+  assert.equal(provisioned.filter((one) => one.isDefault).length, 1);
+  const asked = [];
+  const walk = (value, where) => {
+    if (Array.isArray(value)) value.forEach((one) => walk(one, where));
+    else if (value && typeof value === 'object') {
+      if (value.uid && value.type && Object.keys(value).length === 2) asked.push([value, where]);
+      Object.entries(value).forEach(([key, one]) => (key === 'datasourceUid' ? asked.push([{ uid: one }, where]) : walk(one, where)));
+    }
+  };
+  boards.forEach((board) => walk(board, board.title));
+  walk(provisioned.map(({ jsonData }) => jsonData), 'data sources');
+  assert.ok(asked.length > 100 && asked.some(([, where]) => where === 'data sources'));
+  for (const [{ uid, type }, where] of asked) {
+    assert.ok(types.has(uid), `${where}: ${uid}`);
+    if (type) assert.equal(type, types.get(uid), where);
+  }
+  // Grafana finds the dashboards where compose puts them.
+  const { providers } = YAML.parse(read('monitoring/grafana/provisioning/dashboards/fieldtrack.yml'));
+  assert.ok(composed.services.grafana.volumes.includes(`./monitoring/grafana/dashboards:${providers[0].options.path}:ro`));
+  assert.ok(composed.services.grafana.volumes.includes('./monitoring/grafana/provisioning:/etc/grafana/provisioning:ro'));
+});
+
+test('whoever is asked over the network is there and listens', () => {
+  const names = new Set(Object.entries(composed.services).flatMap(([name, service]) => [name, service.container_name, ...(service.networks?.api_network?.aliases ?? [])]));
+  const prometheus = YAML.parse(read('monitoring/prometheus/prometheus.yml'), { merge: true });
+  const targets = [...prometheus.scrape_configs, ...prometheus.alerting.alertmanagers].flatMap((one) => (one.static_configs ?? []).flatMap((config) => config.targets));
+  const relabelled = prometheus.scrape_configs.flatMap((one) => one.relabel_configs ?? []).filter((one) => one.target_label === '__address__').map((one) => one.replacement);
+  const looked = prometheus.scrape_configs.flatMap((one) => (one.dns_sd_configs ?? []).flatMap((config) => config.names));
+  const tempo = YAML.parse(read('monitoring/tempo/tempo.yml'));
+  const urls = [...provisioned.map((one) => one.url), ...tempo.metrics_generator.storage.remote_write.map((one) => one.url), YAML.parse(read('monitoring/otel/collector.yml')).exporters['otlphttp/tempo'].endpoint, ...[...read('monitoring/alloy/config.alloy').matchAll(/url = "([^"]+)"/g)].map(([, url]) => url)];
+  const hosts = [...targets, ...relabelled, ...looked, ...urls].map((one) => one.replace(/^https?:\/\//, '').replace(/[:/].*/, '')).filter((host) => host !== 'localhost' && !host.startsWith('@'));
+  assert.ok(hosts.length > 15);
+  for (const host of hosts) assert.ok(names.has(host), `nobody is called ${host}`);
+  const port = (uid) => Number(new URL(provisioned.find((one) => one.uid === uid).url).port);
+  assert.equal(port('loki'), YAML.parse(read('monitoring/loki/loki.yml')).server.http_listen_port);
+  assert.equal(port('tempo'), tempo.server.http_listen_port);
+  // Both ways by which spans come, and the port that TEMPO_ENDPOINT names in .env.example.
+  assert.equal(tempo.distributor.receivers.otlp.protocols.http.endpoint, '0.0.0.0:4318');
+  assert.match(read('.env.example'), /http:\/\/tempo:4318/);
+});
+
+test('metrics lead to traces and traces to lines by the names that the services write', () => {
+  // crates/e2e looks for this name in /metrics and in the lines of both programs.
+  const name = 'trace_id';
+  const source = (uid) => provisioned.find((one) => one.uid === uid).jsonData;
+  assert.deepEqual(source('prometheus').exemplarTraceIdDestinations, [{ name, datasourceUid: 'tempo' }]);
+  assert.match(read('monitoring/prometheus/start.sh'), /--enable-feature=exemplar-storage/);
+  assert.match(read('monitoring/prometheus/start.sh'), /--web.enable-remote-write-receiver/);
+  assert.ok(targets.some(({ target }) => target.exemplar && target.expr.includes('http_request_duration_seconds_bucket')));
+
+  const alloy = read('monitoring/alloy/config.alloy');
+  const block = (stage) => alloy.split(`${stage} {`)[1].split('\n  }\n')[0];
+  const keys = (text) => [...text.matchAll(/(\w+) = ""/g)].map(([, key]) => key);
+  const fields = keys(block('stage.json'));
+  const metadata = keys(block('stage.structured_metadata'));
+  const labels = keys(block('stage.labels'));
+  assert.deepEqual(metadata, ['request_id', name, 'organization_id']);
+  assert.deepEqual(labels, ['service', 'slot', 'level', 'env'], 'more labels are more series');
+  assert.deepEqual([...block('stage.label_keep').matchAll(/"(\w+)"/g)].map(([, key]) => key), labels);
+  for (const key of [...metadata, ...labels, 'ts']) assert.ok(fields.includes(key), `${key} is not read from the line`);
+  // Lines of the edge and of deploy.sh are read by the same names.
+  for (const key of ['ts', 'level', 'service']) {
+    assert.ok(read('nginx/templates/logs.conf').includes(`"${key}":`), `the edge writes no ${key}`);
+    assert.ok(read('deploy/lib/records.sh').includes(`${key}: `), `deploy.sh writes no ${key}`);
+  }
+  assert.ok(read('nginx/templates/logs.conf').includes(`"${name}":"$${name}"`));
+  const [field] = source('loki').derivedFields;
+  assert.deepEqual([field.matcherType, field.matcherRegex, field.datasourceUid], ['label', name, 'tempo']);
+  const back = source('tempo').tracesToLogsV2;
+  assert.equal(back.datasourceUid, 'loki');
+  assert.ok(back.customQuery && back.query.includes(`| ${name}="`), back.query);
+  // A stage's selector needs a matcher that is never empty, or the whole configuration is refused.
+  const selectors = [...alloy.matchAll(/selector = "((?:[^"\\]|\\.)*)"/g)].map(([, text]) => text.replaceAll('\\"', '"'));
+  assert.equal(selectors.length, 2);
+  for (const selector of selectors) {
+    logql.parse(selector).iterate({ enter: (node) => assert.ok(!node.type.isError, selector) });
+    assert.match(selector, /="[^"]|=~"\.\+"/, selector);
+  }
+});
+
+test('dashboards of lines and traces ask for what is written', () => {
+  const sources = ['crates/telemetry/src', 'services/api-gateway/src', 'services/distance-worker/src'].flatMap((folder) => fs.readdirSync(path.join(root, folder), { recursive: true }).filter((file) => file.endsWith('.rs')).map((file) => read(path.join(folder, file)))).join('\n');
+  const lines = targets.filter(({ target }) => target.datasource.uid === 'loki').map(({ target }) => target.expr).join('\n');
+  for (const [, text] of lines.matchAll(/msg="([^"]+)"/g)) assert.ok(sources.includes(`"${text}"`), `nobody writes ${text}`);
+  for (const [, field] of lines.matchAll(/\| (\w+) ?(?:=~|>=)/g)) assert.ok(sources.includes(field), `no line has ${field}`);
+  const traces = targets.filter(({ target }) => target.queryType === 'traceql').map(({ target }) => target.query);
+  const services = ['api-gateway', 'distance-worker'].map((folder) => read(`services/${folder}/src/config.rs`).match(/"(fieldtrack-\w+)"/)[1]);
+  for (const query of traces) {
+    const pattern = query.match(/resource\.service\.name=~"([^"]+)"/)[1];
+    for (const service of services) assert.match(service, new RegExp(`^(?:${pattern})$`));
+  }
+  assert.ok(sources.includes('"service.name"'));
+});
+
 const words = (expr) => new Set([...plain(expr).replaceAll(/"[^"]*"/g, '').replaceAll(/\b(by|on|without|ignoring)\s*\([^)]*\)/g, '').replaceAll(/\{[^}]*\}/g, '').matchAll(/[a-zA-Z_:][a-zA-Z0-9_:]*/g)].map(([word]) => word));
 const language = new Set(['sum', 'rate', 'increase', 'max', 'min', 'avg', 'count', 'topk', 'histogram_quantile', 'time', 'vector', 'absent', 'changes', 'abs', 'predict_linear', 'offset', 'and', 'or', 'bool', 'm', 'h', 'd', 's']);
 const metrics = (expr) => [...words(expr)].filter((word) => !language.has(word) && !/^\d/.test(word) && !/^[smhd]$/.test(word) && !word.startsWith('service:'));

@@ -66,6 +66,15 @@ async fn one_trace_goes_from_the_request_through_the_job_to_the_workers_queries(
     let (status, _) = phone.api.post_with(&phone.token, "/attendance/check-out", &json!({}), &headers).await;
     assert_eq!(status, 200);
     phone.kilometres().await;
+    // Dashboards lead from the time of a request to its trace, by this name; so does the log.
+    let metrics = product.http.get(format!("http://127.0.0.1:{}/metrics", product.gateway.port)).send().await.unwrap();
+    let kind = metrics.headers()["content-type"].to_str().unwrap().to_owned();
+    assert!(kind.starts_with("application/openmetrics-text; version=1.0.0"), "{kind}");
+    let metrics = metrics.text().await.unwrap();
+    let exemplar = format!("# {{trace_id=\"{TRACE}\"}} ");
+    let line = metrics.lines().find(|line| line.contains(&exemplar)).unwrap_or_else(|| panic!("{metrics}"));
+    assert!(line.starts_with("http_request_duration_seconds_bucket{"), "{line}");
+    assert!(line.contains("route=\"/attendance/check-out\""), "{line}");
     // Programs send what they have when they end.
     product.gateway.terminate();
     product.workers[0].terminate();
@@ -91,7 +100,12 @@ async fn one_trace_goes_from_the_request_through_the_job_to_the_workers_queries(
     for process in [&product.gateway, &product.workers[0]] {
         let log = process.log();
         let line = log.lines().find(|line| line.contains("the-check-out")).unwrap_or_else(|| panic!("{log}"));
-        assert!(line.contains(TRACE), "{line}");
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(
+            (line["request_id"].as_str(), line["trace_id"].as_str()),
+            (Some("the-check-out"), Some(TRACE)),
+            "{line}"
+        );
     }
 }
 
