@@ -23,6 +23,7 @@ macro_rules! complain {
 
 mod api;
 mod bench;
+mod beside;
 mod chaos;
 mod check;
 mod demo;
@@ -44,6 +45,7 @@ mod stack;
 mod state;
 mod status;
 mod test;
+mod trace;
 mod up;
 mod usage;
 mod workspace;
@@ -88,8 +90,10 @@ enum Command {
     Openapi(openapi::Options),
     /// Check what is deployed with: edge, deployment, backups, alerts, dashboards, workflows
     Ops,
-    /// Rehearse outages: a real Prometheus has to hear of each
+    /// Rehearse outages: a real Prometheus has to hear of each, and a real Alertmanager to tell somebody
     Outages(outages::Options),
+    /// Follow one request from its metric through its trace to its log lines, with a collector of others
+    Trace(trace::Options),
 }
 
 fn main() -> ExitCode {
@@ -125,6 +129,7 @@ fn run(command: Command) -> Outcome<ExitCode> {
             Command::Openapi(options) => openapi::run(&options),
             Command::Ops => ops::run(),
             Command::Outages(options) => outages::run(options).await,
+            Command::Trace(options) => trace::run(options).await,
         }
     })
 }

@@ -9,6 +9,7 @@ use std::{
 use crate::{
     failure::{Context, Failure, Outcome},
     postgres::Tools,
+    workspace,
 };
 
 /// What has to be there.
@@ -24,6 +25,8 @@ pub struct Wanted {
     pub operations: bool,
     /// Prometheus's exporters: outages are rehearsed with them.
     pub exporters: bool,
+    /// Python's own installer: some checkers come from there alone.
+    pub python: bool,
 }
 
 /// A program of `Wanted::operations`, and the package that brings it.
@@ -90,6 +93,33 @@ pub fn npm_ci(folder: &Path) -> Outcome {
     }
 }
 
+/// Installs one program of the Python Package Index, in exactly this version, below `target/`; answers the folder. What it
+/// would like beside itself is not installed: only programs that need nothing are used.
+pub fn python(name: &str, version: &str) -> Outcome<PathBuf> {
+    let folder = workspace::target().join("tools").join(format!("{name}-{version}"));
+    if folder.exists() {
+        return Ok(folder);
+    }
+    ensure(Wanted { python: true, ..Wanted::default() })?;
+    say!("installing     {name} {version} (with pip)");
+    // Renamed at the end, so that what was cut off is not taken for the whole.
+    let fresh = folder.with_extension(format!("{}.new", std::process::id()));
+    let mut command = Command::new("python3");
+    command.args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--target"]).arg(&fresh);
+    // It is told where to, so neither who we are nor how old the installer is matters.
+    command.envs([("PIP_ROOT_USER_ACTION", "ignore"), ("PIP_DISABLE_PIP_VERSION_CHECK", "1")]);
+    let status = command.arg(format!("{name}=={version}")).stdin(Stdio::null()).status();
+    if !status.context("cannot run python3")?.success() {
+        return Err(Failure::new(format!("pip cannot install {name} {version}")));
+    }
+    match fs::rename(&fresh, &folder) {
+        // Another command was quicker.
+        Err(_) if folder.exists() => fs::remove_dir_all(&fresh).context("cannot delete a second copy")?,
+        renamed => renamed.context(format!("cannot make {}", folder.display()))?,
+    }
+    Ok(folder)
+}
+
 fn missing(wanted: Wanted) -> Vec<&'static str> {
     let mut missing = Vec::new();
     if wanted.postgres && Tools::find(None).is_none() {
@@ -104,6 +134,9 @@ fn missing(wanted: Wanted) -> Vec<&'static str> {
     if wanted.node && find("npm").is_none() {
         missing.push("npm");
     }
+    if wanted.python && !has_pip() {
+        missing.push("python3-pip");
+    }
     // Debian keeps programs of administrators where not everybody looks.
     let there = |program: &str| find(program).is_some() || Path::new("/usr/sbin").join(program).is_file();
     if wanted.exporters {
@@ -113,6 +146,12 @@ fn missing(wanted: Wanted) -> Vec<&'static str> {
         missing.extend(OPERATIONS.iter().filter(|(program, _)| !there(program)).map(|(_, package)| *package));
     }
     missing
+}
+
+fn has_pip() -> bool {
+    let mut command = Command::new("python3");
+    let output = command.args(["-m", "pip", "--version"]).stdin(Stdio::null()).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 fn advice(missing: &[&str]) -> Failure {

@@ -175,10 +175,26 @@ impl Stack {
 
     /// Stops the servers and deletes their data.
     pub fn end(self) -> Outcome {
+        self.stop()?;
+        Self::remove(&self.folder)
+    }
+
+    /// Ends as well as what was done with it did: after a failure everybody's logs stay, until the next run.
+    pub fn end_as<T>(self, result: Outcome<T>) -> Outcome<T> {
+        match result {
+            Ok(result) => self.end().map(|()| result),
+            Err(failure) => {
+                complain!("logs are in {}", self.folder.path().display());
+                self.stop()?;
+                Err(failure)
+            }
+        }
+    }
+
+    fn stop(&self) -> Outcome {
         let redis = self.redis.stop();
         let postgres = self.cluster.stop();
-        redis.and(postgres)?;
-        Self::remove(&self.folder)
+        redis.and(postgres)
     }
 
     fn remove(folder: &Folder) -> Outcome {
