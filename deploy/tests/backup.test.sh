@@ -38,7 +38,9 @@ super() { psql --no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=
 super 'CREATE DATABASE fieldtrack' postgres
 super 'CREATE TABLE __diesel_schema_migrations (version varchar(50) PRIMARY KEY, run_on timestamp NOT NULL DEFAULT now())'
 for folder in "$root"/migrations/*/; do
-  psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --single-transaction --host "$work/run" --username postgres --dbname fieldtrack --file "$folder/up.sql" >/dev/null
+  transaction=(--single-transaction)
+  if grep -qs '^run_in_transaction *= *false' "$folder/metadata.toml"; then transaction=(); fi
+  psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 ${transaction[@]+"${transaction[@]}"} --host "$work/run" --username postgres --dbname fieldtrack --file "$folder/up.sql" >/dev/null
   name=$(basename "$folder")
   name=${name%%_*}
   super "INSERT INTO __diesel_schema_migrations (version) VALUES ('${name//-/}')"

@@ -1,5 +1,6 @@
 //! `cargo xtask ops`: what surrounds the services is tested as they are: the edge on a real nginx, the deployment's state
-//! machine on an engine of files, backups on a real PostgreSQL, alerts by Prometheus's own unit tests.
+//! machine on an engine of files, backups on a real PostgreSQL, alerts by Prometheus's own unit tests, migrations by what
+//! the release before would say of them.
 
 use std::{
     env,
@@ -15,7 +16,7 @@ use crate::{
 };
 
 /// What is run, in the order in which a mistake is cheapest to find.
-const STEPS: [(&str, &str); 7] = [
+const STEPS: [(&str, &str); 8] = [
     (
         "shellcheck",
         "shellcheck -x -P SCRIPTDIR deploy/*.sh nginx/edge.sh deploy/postgres/*.sh deploy/redis/*.sh deploy/tests/*.sh deploy/tests/fakes/* monitoring/*/start.sh",
@@ -25,16 +26,21 @@ const STEPS: [(&str, &str); 7] = [
         "promtool check rules monitoring/prometheus/rules/*.yml && promtool check config --syntax-only monitoring/prometheus/prometheus.yml",
     ),
     ("files", "node --test monitoring/tests/files.test.mjs"),
+    ("migrations", "node --test deploy/tests/migrations.test.mjs"),
     ("edge", "node --test deploy/tests/nginx.test.mjs"),
     ("alerts", "promtool test rules monitoring/prometheus/tests/*.yml"),
     ("deploy", "deploy/tests/deploy.test.sh"),
     ("backup", "deploy/tests/backup.test.sh"),
 ];
 
+/// What reads migrations, and its version.
+const SQUAWK: (&str, &str) = ("squawk-cli", "2.70.0");
+
 /// Runs every step, also after one has failed, and sums up; what a failed one said is shown.
 pub fn run() -> Outcome<ExitCode> {
     packages::ensure(Wanted { postgres: true, node: true, operations: true, ..Wanted::default() })?;
     packages::npm_ci(&workspace::root().join("monitoring/tests"))?;
+    let squawk = packages::python(SQUAWK.0, SQUAWK.1)?.join("bin/squawk");
     let path = format!("{}:/usr/sbin:/sbin", env::var("PATH").unwrap_or_default());
     let mut summary = Vec::new();
     for (name, script) in STEPS {
@@ -43,6 +49,7 @@ pub fn run() -> Outcome<ExitCode> {
             .args(["-c", script])
             .current_dir(workspace::root())
             .env("PATH", &path)
+            .env("SQUAWK", &squawk)
             .stdin(Stdio::null())
             .output()
             .context("cannot run bash")?;
