@@ -435,7 +435,7 @@ for phase in RECOVER PREFLIGHT PULL CHECK MIGRATE WORKERS START HEALTH SWITCH VE
       */two) active=green release=r2 ;;
     esac
     if [[ $kept == one ]]; then set -- deploy r2; else set -- rollback; fi
-    { KILL_AT=$phase PATH=$here/fakes/phase:$PATH run "$@"; } 2>/dev/null
+    { KILL_AT=$phase PATH=$here/killer:$PATH run "$@"; } 2>/dev/null
     is 'exit code' "$code" 137
     serves "$active" "$release"
     status_is '"\(.active) \(.release) \(.slots[.active].health)"' "$active $release 200"

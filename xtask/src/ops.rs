@@ -19,7 +19,7 @@ use crate::{
 const STEPS: [(&str, &str); 8] = [
     (
         "shellcheck",
-        "shellcheck -x -P SCRIPTDIR deploy/*.sh nginx/edge.sh deploy/postgres/*.sh deploy/redis/*.sh deploy/tests/*.sh deploy/tests/fakes/* monitoring/*/start.sh",
+        "shellcheck -x -P SCRIPTDIR deploy/*.sh nginx/edge.sh deploy/postgres/*.sh deploy/redis/*.sh deploy/tests/*.sh deploy/tests/fakes/* deploy/tests/killer/* monitoring/*/start.sh",
     ),
     (
         "rules",
