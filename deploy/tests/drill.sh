@@ -5,7 +5,8 @@
 #
 # Needs a running engine with the images of compose.yaml, root, node. Uses the names, network and ports of the product
 # (HTTPS_PORT 18443), so not on a machine that serves it. Three deployments and a rollback under load, a kill around every
-# change of the engine, two at once; then counts what was lost. Prints a table; exit 1 when anything was.
+# change of the engine and between phases, deployments that have to fail, two at once; then counts what was lost. Prints
+# what it finds; exit 1 when anything was.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -116,9 +117,60 @@ for ((at = 1; at <= 9; at++)); do
   say "killed at change $at, $before; after resume $("$deploy" status --json | jq -r '"\(.active) \(.release)"')"
   [[ $("$deploy" status --json | jq -r .release) != "$release" ]] || { if [[ $release == r5 ]]; then release=r4; else release=r5; fi; }
 done
+# And where one phase has ended and the next has not begun: before the switch, after it, at the very end.
+[[ $("$deploy" status --json | jq -r .release) != "$release" ]] || { if [[ $release == r5 ]]; then release=r4; else release=r5; fi; }
+for phase in HEALTH SWITCH VERIFY DRAIN; do
+  code=0
+  KILL_AT=$phase PATH=$here/killer:$PATH setsid --wait "$deploy" deploy "$release" 2>>"$work/log" || code=$?
+  is "the code of one killed after $phase" "$code" 137
+  before=$("$deploy" status --json | jq -r '"\(.active) \(.release) \(.slots[.active].health)"')
+  [[ $before == *' 200' ]] || wrong "after a kill at the end of $phase: $before"
+  # The next command is a deployment: it has to put right what is left.
+  if [[ $before == *" $release "* ]]; then if [[ $release == r5 ]]; then release=r4; else release=r5; fi; fi
+  "$deploy" deploy "$release" 2>>"$work/log" || wrong "the deployment after a kill at the end of $phase ended with $?"
+  is 'release' "$("$deploy" status --json | jq -r .release)" "$release"
+  say "killed at the end of $phase, $before; the next deployment put $release into service"
+  if [[ $release == r5 ]]; then release=r4; else release=r5; fi
+done
+
+say "## Failures"
+active=$("$deploy" status --json | jq -r .release)
+# refused RELEASE REASON: and who serves goes on serving.
+refused() {
+  local code=0
+  HEALTH_TIMEOUT_S=8 "$deploy" deploy "$1" 2>>"$work/log" || code=$?
+  is "the code of $2" "$code" 1
+  is "what status says" "$("$deploy" status --json | jq -r '"\(.release) \(.slots[.active].health) \(.last_result.reason)"')" "$active 200 $2"
+  is "what is left of it" "$(docker ps --all --format '{{.Names}}' | grep -cE '^(api|worker)-')" "$left"
+  say "$2: $active goes on"
+}
+# A slot and a fleet serve; what the last deployment stopped goes with the next one's begin.
+"$deploy" resume 2>>"$work/log" || wrong "resume ended with $?"
+left=$(docker ps --all --format '{{.Names}}' | grep -cE '^(api|worker)-')
+refused r9 pull_failed
+# One whose health check never passes.
+for name in api-gateway distance-worker; do
+  printf 'FROM fieldtrack/%s:r2\nLABEL org.opencontainers.image.revision=r6\nHEALTHCHECK --interval=1s --retries=1 CMD ["/usr/local/bin/%s", "nonsense"]\n' "$name" "$name" |
+    docker build --quiet --tag "fieldtrack/$name:r6" - >/dev/null
+done
+refused r6 health_timeout
+owner() { docker exec postgres psql -qtAX -U postgres -d fieldtrack -c "$1" >/dev/null; }
+# A step that was done already cannot be done again.
+owner "DELETE FROM __diesel_schema_migrations WHERE version = '20261124000003'"
+refused r2 migrate_failed
+owner "INSERT INTO __diesel_schema_migrations (version) VALUES ('20261124000003')"
+docker exec nginx bash -c 'cp /tmp/edge/current/nginx.conf /tmp/edge/good.conf && echo nonsense >>/tmp/edge/current/nginx.conf'
+refused r2 preflight_nginx_config
+docker exec nginx mv /tmp/edge/good.conf /tmp/edge/current/nginx.conf
 stop_load
 jq -c . "$work/load.killed"
 is 'lost requests' "$(jq .failed "$work/load.killed")" 0
+docker stop nginx >/dev/null
+code=0
+"$deploy" deploy r2 2>>"$work/log" || code=$?
+is 'the code without an edge' "$code" 1
+is 'its reason' "$("$deploy" status --json | jq -r .last_result.reason)" preflight_nginx
+docker start nginx >/dev/null
 
 say "## Two at once"
 "$deploy" deploy r2 2>>"$work/log" &
