@@ -26,7 +26,7 @@ const TROUBLES: [&str; 5] = ["worker killed", "worker killed", "worker killed", 
 /// How long it may take until everything is right, beside what the work itself takes.
 const HEALING: Duration = Duration::from_secs(300);
 
-/// What a session may take, troubles included: there is one about every one and a half seconds.
+/// What a session may take, troubles included: there is one about every other second.
 const A_SESSION: Duration = Duration::from_millis(20);
 
 /// Makes closed sessions with points around the people of the stack's organizations, marked as never measured.
@@ -63,7 +63,7 @@ fn standing(stack: &Stack) -> Outcome<(u64, u64)> {
          )
          SELECT count(*) FILTER (WHERE distance_recalculation_status <> 'done' OR dirty_from IS NOT NULL),
                 count(*) FILTER (WHERE distance_recalculation_status = 'done'
-                    AND total_distance_km IS DISTINCT FROM floor(coalesce(metres, 0) / 10 + 0.5) / 100)
+                    AND total_distance_km IS DISTINCT FROM floor(floor(coalesce(metres, 0) * 100 + 0.5) / 1000 + 0.5) / 100)
          FROM attendance_sessions LEFT JOIN sums ON session_id = id WHERE checkout_at IS NOT NULL",
     )?;
     let (open, wrong) = rows.trim().split_once('|').ok_or_else(|| Failure::new(format!("a strange row: {rows}")))?;

@@ -87,8 +87,10 @@ end
 local function line_up()
   local waits = #arrivals > 0 and call('LPUSH', WAIT, unpack(arrivals)) or 0
   if newcomer and not is_paused then
-    if waits > 0 and waits == #arrivals and call('LLEN', ACTIVE) == 0 then
-      -- Nothing waited and nothing runs: whoever is there is idle and has read every ticket, so nobody need look.
+    local idle = waits > 0 and waits == #arrivals and call('LLEN', ACTIVE) == 0
+    if idle and call('XLEN', STREAM) < 1000 then
+      -- Nothing waited and nothing runs: whoever is there is idle and has read every ticket, so nobody need look. Unless
+      -- nobody is there who reads and trims tickets, and jobs go by other ways.
       call('XADD', STREAM, '*', 'jobId', newcomer)
     else
       summon(newcomer)

@@ -43,12 +43,12 @@ while next_arg <= behind do
       happened = 'lost'
     end
     if happened == 'completed' then
-      finish(now, id, 'completed', opts, deduplication, organization, 'atm', attempts, 'returnvalue', value)
-      event('completed', 'jobId', id, 'returnvalue', value, 'prev', 'active')
+      local tell = finish(now, id, 'completed', opts, deduplication, organization, 'atm', attempts, 'returnvalue', value)
+      tell('completed', 'jobId', id, 'returnvalue', value, 'prev', 'active')
     elseif happened == 'failed' then
-      finish(now, id, 'failed', opts, deduplication, organization, 'atm', attempts, 'failedReason', value, 'stacktrace',
-        ARGV[at])
-      event('failed', 'jobId', id, 'failedReason', value, 'prev', 'active')
+      local tell = finish(now, id, 'failed', opts, deduplication, organization, 'atm', attempts, 'failedReason', value,
+        'stacktrace', ARGV[at])
+      tell('failed', 'jobId', id, 'failedReason', value, 'prev', 'active')
       if tonumber(attempts) >= tonumber(ARGV[at + 2]) then
         event('retries-exhausted', 'jobId', id, 'attemptsMade', attempts)
       end

@@ -70,8 +70,14 @@ local kept_by_own_rule = {}
 -- How many of each kind ended in this call, kept or not; BullMQ's own counters have the sum.
 local counted = {completed = 0, failed = 0}
 
+-- Tells what listeners must hear even if Redis goes down before they have: a failure, and the end of a job that leaves no
+-- record.
+local function proclaim(...)
+  call('XADD', EVENTS, '*', 'event', ...)
+end
+
 -- Ends a job in `set`, 'completed' or 'failed'; `settle` has to follow. `opts` may be '' when they do not say what to
--- keep, and so may `deduplication` and `organization`; the rest are fields to write. The caller announces it.
+-- keep, and so may `deduplication` and `organization`; the rest are fields to write. The caller announces it, by what this answers.
 local function finish(now, id, set, opts, deduplication, organization, ...)
   counted[set] = counted[set] + 1
   local own = opts ~= '' and own_retention(opts, set == 'completed' and 'removeOnComplete' or 'removeOnFail')
@@ -83,13 +89,14 @@ local function finish(now, id, set, opts, deduplication, organization, ...)
     for _, part in ipairs({':dependencies', ':processed', ':failed', ':unsuccessful'}) do
       garbage[#garbage + 1] = base .. id .. part
     end
-    return
+    return proclaim
   end
   call('HSET', base .. id, 'finishedOn', now, 'tk', '', ...)
   local members = ended[set]
   members[#members + 1] = now
   members[#members + 1] = id
   if own then kept_by_own_rule[set] = own end
+  return set == 'failed' and proclaim or event
 end
 
 -- Ends a call: lines up what arrived and summons a worker, files what ended, deletes what is not to be kept any longer.

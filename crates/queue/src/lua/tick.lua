@@ -21,8 +21,9 @@ local function stalled(now, id, most)
   local reason = 'job stalled more than allowable limit'
   local attempts = call('HINCRBY', key, 'atm', 1)
   local job = call('HMGET', key, 'opts', 'deid', 'org')
-  finish(now, id, 'failed', job[1] or '', job[2] or '', job[3] or '', 'failedReason', reason, 'stacktrace', '[]')
-  event('failed', 'jobId', id, 'failedReason', reason, 'prev', 'active')
+  local tell = finish(now, id, 'failed', job[1] or '', job[2] or '', job[3] or '', 'failedReason', reason, 'stacktrace',
+    '[]')
+  tell('failed', 'jobId', id, 'failedReason', reason, 'prev', 'active')
   event('retries-exhausted', 'jobId', id, 'attemptsMade', attempts)
 end
 
