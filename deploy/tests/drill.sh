@@ -97,7 +97,7 @@ case "$1 ${2:-}" in
     echo "$count" >"$DRILL/count"
     if [[ $count == "$(cat "$DRILL/kill-at")" ]]; then
       touch "$DRILL/killed"
-      kill -9 -- "-$(ps -o pgid= $$ | tr -d ' ')"
+      kill -9 -- "-$(cut -d ' ' -f 5 /proc/$$/stat)"
     fi
     ;;
 esac
