@@ -106,8 +106,9 @@ pub fn python(name: &str, version: &str) -> Outcome<PathBuf> {
     let fresh = folder.with_extension(format!("{}.new", std::process::id()));
     let mut command = Command::new("python3");
     command.args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--target"]).arg(&fresh);
-    // It is told where to, so neither who we are nor how old the installer is matters.
-    command.envs([("PIP_ROOT_USER_ACTION", "ignore"), ("PIP_DISABLE_PIP_VERSION_CHECK", "1")]);
+    // It is told where to, so neither who we are nor how old the installer is matters; somebody's setting to install for
+    // the user alone would contradict that.
+    command.envs([("PIP_USER", "0"), ("PIP_ROOT_USER_ACTION", "ignore"), ("PIP_DISABLE_PIP_VERSION_CHECK", "1")]);
     let status = command.arg(format!("{name}=={version}")).stdin(Stdio::null()).status();
     if !status.context("cannot run python3")?.success() {
         return Err(Failure::new(format!("pip cannot install {name} {version}")));
@@ -155,10 +156,16 @@ fn has_pip() -> bool {
 }
 
 fn advice(missing: &[&str]) -> Failure {
+    let servers = match missing.iter().any(|package| matches!(*package, "postgresql" | "redis-server")) {
+        true => {
+            " PostgreSQL has to be 15 or newer, Redis 7 or newer. Or name servers of your own with DATABASE_URL, \
+             SYSTEM_DATABASE_URL, MIGRATION_DATABASE_URL and REDIS_URL."
+        }
+        false => "",
+    };
     Failure::new(format!(
-        "missing on this machine: {list}. Install PostgreSQL 15 or newer and Redis 7 or newer, on Debian and Ubuntu \
-         with `sudo apt-get install {list}`, and run this again. Or name \
-         servers of your own with DATABASE_URL, SYSTEM_DATABASE_URL, MIGRATION_DATABASE_URL and REDIS_URL.",
+        "missing on this machine: {list}. On Debian and Ubuntu install it with `sudo apt-get install {list}`, and run this \
+         again.{servers}",
         list = missing.join(" ")
     ))
 }
