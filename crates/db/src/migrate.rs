@@ -3,9 +3,14 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use diesel::migration::MigrationSource;
+use diesel::RunQueryDsl;
+use diesel::connection::SimpleConnection;
+use diesel::dsl::sql;
+use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::Pg;
-use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection};
+use diesel::sql_types::{Array, Bool, Text};
+use diesel_async::AsyncPgConnection;
+use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use secrecy::SecretString;
 
@@ -25,7 +30,8 @@ pub enum MigrateError {
     /// The database cannot be reached.
     #[error("the database is unavailable: {0}")]
     Unavailable(String),
-    /// A step failed; it was rolled back, those before it stay.
+    /// A step failed; those before it stay. It was rolled back, unless it runs without a transaction: what such a step
+    /// leaves behind is removed when it is tried again.
     #[error("a migration failed: {0}")]
     Step(String),
 }
@@ -39,33 +45,81 @@ const STATEMENT_TIMEOUT: &str = "15min";
 /// How often a step that could not get its locks is tried again.
 const RETRIES: u32 = 5;
 
-/// Runs every step that has not run yet, as the owner's role, each in its own transaction; answers their names.
+/// How long whoever finds another process migrating waits before it looks again.
+const LOCK_PAUSE: Duration = Duration::from_millis(200);
+
+/// What drops the indexes that were left half made. One that is being made is nobody's leftover, one of a partitioned
+/// table is not valid before each of its parts is, and what belongs to somebody else cannot be dropped by us.
+const LEFTOVERS: &str = "ARRAY(SELECT format('DROP INDEX CONCURRENTLY IF EXISTS %I.%I', n.nspname, c.relname) \
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+    WHERE NOT i.indisvalid AND c.relkind = 'i' AND NOT c.relispartition \
+        AND n.nspname IN ('public', 'app') AND pg_has_role(c.relowner, 'USAGE') \
+        AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.index_relid = i.indexrelid))";
+
+/// Runs every step that has not run yet, as the owner's role, each in its own transaction unless it says otherwise;
+/// answers their names.
 ///
-/// A step waits 3 s for a lock at most and is then tried again, 5 times: traffic goes on meanwhile. Must be called
-/// outside an async runtime, or from a thread that may block: the harness blocks in place.
+/// A step waits 3 s for a lock at most and is then tried again, 5 times: traffic goes on meanwhile. One without a
+/// transaction waits until its statement took too long. Must be called outside an async runtime, or from a thread that
+/// may block: the harness blocks in place.
 pub fn migrate(url: &SecretString) -> Result<Vec<String>, MigrateError> {
-    with_harness(url, |harness| {
-        let mut done = Vec::new();
+    with_harness(url, |harness| up(harness, MIGRATIONS))
+}
+
+fn up(harness: &mut Harness, source: impl MigrationSource<Pg>) -> Steps {
+    let mut done = Vec::new();
+    for step in harness.pending_migrations(source)? {
         let mut tries = 0;
-        loop {
-            // One by one, so that what is done stays known when a later step has to be tried again.
-            if !harness.has_pending_migration(MIGRATIONS)? {
-                return Ok(done);
-            }
-            let step = harness.run_next_migration(MIGRATIONS).map(|step| step.to_string());
-            match step {
-                Ok(step) => {
-                    done.push(step);
-                    tries = 0;
-                }
+        // One by one, so that what is done stays done when a later step has to be tried again.
+        let name = loop {
+            match run(harness, step.as_ref()) {
                 Err(error) if tries < RETRIES && error.to_string().contains("lock timeout") => {
                     tries += 1;
                     std::thread::sleep(Duration::from_millis(200) * 2_u32.pow(tries));
                 }
-                Err(error) => return Err(error),
+                ran => break ran?,
             }
-        }
-    })
+        };
+        done.push(name);
+    }
+    Ok(done)
+}
+
+/// Runs one step and answers its name.
+fn run(harness: &mut Harness, step: &dyn Migration<Pg>) -> diesel::migration::Result<String> {
+    if step.metadata().run_in_transaction() {
+        return Ok(harness.run_migration(step)?.to_string());
+    }
+    // What is done `CONCURRENTLY` waits for every transaction that was there before, which nobody queues up behind; to
+    // give up leaves an index that is not valid, and whose name is taken.
+    harness.batch_execute("SET lock_timeout = 0")?;
+    let ran = drop_leftovers(harness).and_then(|()| harness.run_migration(step));
+    let set_back = harness.batch_execute(&format!("SET lock_timeout = '{LOCK_TIMEOUT}'"));
+    // When the connection broke, why it did is in the first of the two.
+    let name = ran?.to_string();
+    set_back?;
+    Ok(name)
+}
+
+fn drop_leftovers(harness: &mut Harness) -> diesel::migration::Result<()> {
+    let statements: Vec<String> = diesel::select(sql::<Array<Text>>(LEFTOVERS)).get_result(harness)?;
+    for statement in statements {
+        // Each by itself: several in one go would be a transaction.
+        harness.batch_execute(&statement)?;
+    }
+    Ok(())
+}
+
+/// Waits until no other process migrates.
+///
+/// It asks again and again: a statement that waits keeps a snapshot, and the other process's `CONCURRENTLY` would wait
+/// for that one to end.
+fn lock(harness: &mut Harness) -> diesel::QueryResult<()> {
+    let attempt = format!("pg_try_advisory_lock({LOCK})");
+    while !diesel::select(sql::<Bool>(&attempt)).get_result::<bool>(harness)? {
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    Ok(())
 }
 
 /// Takes back every step, newest first. For tests: it deletes everything.
@@ -131,14 +185,13 @@ pub fn schema(url: &SecretString) -> Result<Schema, MigrateError> {
     })
 }
 
-type Harness = AsyncMigrationHarness<AsyncPgConnection>;
+type Harness = AsyncConnectionWrapper<AsyncPgConnection>;
 type Steps = diesel::migration::Result<Vec<String>>;
 
 fn with_harness(url: &SecretString, work: impl FnOnce(&mut Harness) -> Steps) -> Result<Vec<String>, MigrateError> {
     let config = DatabaseConfig::new(url.clone());
     let (mut driver, tls) = config.parse()?;
-    // Another process that migrates may take its time.
-    driver.options("-c statement_timeout=0 -c timezone=UTC");
+    driver.options(format!("-c statement_timeout={STATEMENT_TIMEOUT} -c lock_timeout={LOCK_TIMEOUT} -c timezone=UTC"));
     let unavailable = |error: &dyn std::fmt::Display| MigrateError::Unavailable(error.to_string());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -149,18 +202,74 @@ fn with_harness(url: &SecretString, work: impl FnOnce(&mut Harness) -> Steps) ->
         let connector =
             tokio_postgres_rustls::MakeRustlsConnect::new(tls.client().map_err(|error| unavailable(&error))?);
         let (client, connection) = driver.connect(connector).await.map_err(|error| unavailable(&error))?;
-        let mut connection = AsyncPgConnection::try_from_client_and_connection(client, connection)
+        let connection = AsyncPgConnection::try_from_client_and_connection(client, connection)
             .await
             .map_err(|error| unavailable(&error))?;
-        connection
-            .batch_execute(&format!(
-                "SELECT pg_advisory_lock({LOCK}); \
-                 SET lock_timeout = '{LOCK_TIMEOUT}'; SET statement_timeout = '{STATEMENT_TIMEOUT}'"
-            ))
-            .await
-            .map_err(|error| unavailable(&error))?;
-        tokio::task::block_in_place(|| work(&mut AsyncMigrationHarness::new(connection)))
-            .map_err(|error| MigrateError::Step(error.to_string()))
+        tokio::task::block_in_place(|| {
+            let mut harness = Harness::from(connection);
+            lock(&mut harness).map_err(|error| unavailable(&error))?;
+            work(&mut harness).map_err(|error| MigrateError::Step(error.to_string()))
+        })
         // The lock ends with the connection.
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs};
+
+    use diesel_migrations::FileBasedMigrations;
+    use testkit::database::TestDatabase;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_index_that_was_left_half_made_is_made_again_however_long_others_take() {
+        let folder = env::temp_dir().join(format!("migrations-{}", uuid::Uuid::now_v7()));
+        let step = folder.join("2027-01-01-000001_once");
+        fs::create_dir_all(&step).unwrap();
+        fs::write(step.join("metadata.toml"), "run_in_transaction = false\n").unwrap();
+        fs::write(step.join("up.sql"), "CREATE UNIQUE INDEX CONCURRENTLY once ON numbers (number);\n").unwrap();
+        fs::write(step.join("down.sql"), "DROP INDEX CONCURRENTLY once;\n").unwrap();
+        let source = FileBasedMigrations::from_path(&folder).unwrap();
+
+        let database = TestDatabase::empty().await;
+        let url: SecretString = database.owner_url().into();
+        let (mut writing, other) = (database.superuser().await, database.superuser().await);
+        other
+            .batch_execute(
+                "SET ROLE fieldtrack_owner; CREATE TABLE numbers (number integer); \
+                 INSERT INTO numbers VALUES (1), (1); RESET ROLE",
+            )
+            .await
+            .unwrap();
+
+        // It waits for a transaction that takes longer than a lock is waited for, and meets two rows that are the same.
+        let writer = writing.transaction().await.unwrap();
+        writer.batch_execute("LOCK TABLE numbers IN ROW EXCLUSIVE MODE").await.unwrap();
+        let (address, steps) = (url.clone(), source.clone());
+        let first = tokio::task::spawn_blocking(move || with_harness(&address, |harness| up(harness, steps)));
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert!(!first.is_finished(), "it gave up");
+        writer.rollback().await.unwrap();
+        let refused = first.await.unwrap().unwrap_err().to_string();
+        assert!(refused.contains("could not create unique index"), "{refused}");
+        let valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'once'::regclass";
+        assert!(!other.query_one(valid, &[]).await.unwrap().get::<_, bool>(0), "it is left behind");
+
+        // The next process finds the rows in order.
+        other.batch_execute("DELETE FROM numbers").await.unwrap();
+        let second = tokio::task::spawn_blocking(move || {
+            with_harness(&url, |harness| {
+                let done = up(harness, source)?;
+                let kept =
+                    diesel::select(sql::<Text>("current_setting('lock_timeout')")).get_result::<String>(harness)?;
+                assert_eq!(kept, LOCK_TIMEOUT, "steps after it do not wait");
+                Ok(done)
+            })
+        });
+        assert_eq!(second.await.unwrap().unwrap().len(), 1);
+        assert!(other.query_one(valid, &[]).await.unwrap().get::<_, bool>(0));
+        fs::remove_dir_all(folder).unwrap();
+    }
 }
