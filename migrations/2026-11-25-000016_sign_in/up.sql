@@ -6,11 +6,27 @@ CREATE TABLE sign_in_notices (
     user_id uuid NOT NULL,
     -- Another one with every decision: whoever told an older one leaves the row.
     decision uuid NOT NULL,
-    -- From when on somebody may tell it: later while somebody does, and after a refusal.
+    -- From when on it may be told: later after a refusal, unless something else is decided.
     due_at timestamptz NOT NULL,
+    -- Until when it is somebody's who tells it: apart from the time above, which every decision sets, so that a decision
+    -- does not overtake whoever tells the one before.
+    taken_until timestamptz,
     PRIMARY KEY (organization_id, user_id),
     FOREIGN KEY (organization_id, user_id) REFERENCES users (organization_id, id) ON DELETE CASCADE
 );
+-- Whoever was deactivated before this has to be told, too. Where nobody else signs people in, nobody reads it; and what
+-- is told is what holds then. The owner is held by the policies, and no policy lets it see the employees of every
+-- organization. Requests wait for as long as it takes to read the table once.
+DO $$
+BEGIN
+    ALTER TABLE employees NO FORCE ROW LEVEL SECURITY;
+    INSERT INTO sign_in_notices (organization_id, user_id, decision, due_at)
+        SELECT organization_id, user_id, gen_random_uuid(), now() FROM employees
+        WHERE user_id IS NOT NULL AND NOT is_active
+        ON CONFLICT DO NOTHING;
+    ALTER TABLE employees FORCE ROW LEVEL SECURITY;
+END
+$$;
 ALTER TABLE sign_in_notices ENABLE ROW LEVEL SECURITY;
 ALTER TABLE sign_in_notices FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON sign_in_notices
@@ -18,5 +34,5 @@ CREATE POLICY tenant ON sign_in_notices
     WITH CHECK (organization_id = ANY ((SELECT app.current_organizations())::uuid[]));
 -- The schedule tells those of all organizations.
 CREATE POLICY system_tells ON sign_in_notices TO fieldtrack_system USING (true) WITH CHECK (true);
-GRANT SELECT, INSERT, UPDATE (decision) ON sign_in_notices TO fieldtrack_app;
-GRANT SELECT, DELETE, UPDATE (due_at) ON sign_in_notices TO fieldtrack_system;
+GRANT SELECT, INSERT, UPDATE (decision, due_at) ON sign_in_notices TO fieldtrack_app;
+GRANT SELECT, DELETE, UPDATE (due_at, taken_until) ON sign_in_notices TO fieldtrack_system;

@@ -441,6 +441,7 @@ table! {
         user_id -> Uuid,
         decision -> Uuid,
         due_at -> Timestamptz,
+        taken_until -> Nullable<Timestamptz>,
     }
 }
 

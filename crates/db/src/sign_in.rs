@@ -28,8 +28,8 @@ pub async fn note(tx: &mut TenantTx, user: UserId, now: DateTime<Utc>) -> DbResu
         ))
         .on_conflict((notices::organization_id, notices::user_id))
         .do_update()
-        // Whoever tells the one before is not overtaken.
-        .set(notices::decision.eq(decision))
+        // Due at once, also after a refusal. Whoever tells the one before is not overtaken: it stays theirs.
+        .set((notices::decision.eq(decision), notices::due_at.eq(now)))
         .execute(tx.connection())
         .await?;
     Ok(())
@@ -44,6 +44,8 @@ pub struct Notice {
     user_id: Uuid,
     #[diesel(sql_type = SqlUuid)]
     decision: Uuid,
+    #[diesel(sql_type = Timestamptz)]
+    taken_until: DateTime<Utc>,
 }
 
 impl Notice {
@@ -58,6 +60,12 @@ impl Notice {
     pub fn user(&self) -> UserId {
         self.user_id.into()
     }
+
+    /// Until when nobody else takes it.
+    #[must_use]
+    pub fn taken_until(&self) -> DateTime<Utc> {
+        self.taken_until
+    }
 }
 
 /// Takes the notice that has been due the longest; nobody else takes it before `until`. By the system role: the schedule
@@ -65,10 +73,11 @@ impl Notice {
 #[tracing::instrument(name = "db take sign-in", skip_all, fields(otel.kind = "client", db.system = "postgresql"))]
 pub async fn take(tx: &mut SystemTx, now: DateTime<Utc>, until: DateTime<Utc>) -> DbResult<Option<Notice>> {
     Ok(sql_query(
-        "UPDATE sign_in_notices SET due_at = $2 WHERE (organization_id, user_id) = (
-             SELECT organization_id, user_id FROM sign_in_notices WHERE due_at <= $1
+        "UPDATE sign_in_notices SET taken_until = $2 WHERE (organization_id, user_id) = (
+             SELECT organization_id, user_id FROM sign_in_notices
+             WHERE due_at <= $1 AND (taken_until IS NULL OR taken_until <= $1)
              ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-         RETURNING organization_id, user_id, decision",
+         RETURNING organization_id, user_id, decision, taken_until",
     )
     .bind::<Timestamptz, _>(now)
     .bind::<Timestamptz, _>(until)
@@ -87,22 +96,34 @@ pub async fn is_kept_out(tx: &mut TenantTx, user: UserId) -> DbResult<bool> {
     Ok(select(exists(theirs)).get_result(tx.connection()).await?)
 }
 
-/// Notes that the provider was told; when something else was decided meanwhile, that is due at once. By the system role,
-/// as above.
+/// Notes that the provider was told; when something else was decided meanwhile, that is due at once. Of a notice that is
+/// somebody else's by now, nothing is changed. By the system role, as above.
 pub async fn told(tx: &mut SystemTx, notice: &Notice, now: DateTime<Utc>) -> DbResult<()> {
-    let whose = (notice.organization_id, notice.user_id);
-    let told = diesel::delete(notices::table.find(whose).filter(notices::decision.eq(notice.decision)));
+    let told = diesel::delete(
+        notices::table
+            .find((notice.organization_id, notice.user_id))
+            .filter(notices::decision.eq(notice.decision))
+            .filter(notices::taken_until.eq(notice.taken_until)),
+    );
     if told.execute(tx.connection()).await? == 0 {
         put_off(tx, notice, now).await?;
     }
     Ok(())
 }
 
-/// Gives a notice back that could not be told: it is due again at `until`. By the system role, as above.
-pub async fn put_off(tx: &mut SystemTx, notice: &Notice, until: DateTime<Utc>) -> DbResult<()> {
-    diesel::update(notices::table.find((notice.organization_id, notice.user_id)))
-        .set(notices::due_at.eq(until))
-        .execute(tx.connection())
-        .await?;
-    Ok(())
+/// Gives a notice back that could not be told: it is due again at `until`, or at once when something else was decided
+/// meanwhile. Answers whether it still was this one's to give. By the system role, as above.
+pub async fn put_off(tx: &mut SystemTx, notice: &Notice, until: DateTime<Utc>) -> DbResult<bool> {
+    let given = sql_query(
+        "UPDATE sign_in_notices SET taken_until = NULL, due_at = CASE WHEN decision = $3 THEN $4 ELSE due_at END
+         WHERE organization_id = $1 AND user_id = $2 AND taken_until = $5",
+    )
+    .bind::<SqlUuid, _>(notice.organization_id)
+    .bind::<SqlUuid, _>(notice.user_id)
+    .bind::<SqlUuid, _>(notice.decision)
+    .bind::<Timestamptz, _>(until)
+    .bind::<Timestamptz, _>(notice.taken_until)
+    .execute(tx.connection())
+    .await?;
+    Ok(given > 0)
 }

@@ -1,13 +1,15 @@
 //! Tells another identity provider who may sign in and who may not any more.
 //!
 //! A deactivation leaves a notice in its own transaction (`db::sign_in`); the schedule takes it here. The provider is
-//! told what holds when it is told, at least once, for as long as that takes.
+//! told what holds when it is told, at least once, for as long as that takes. What holds is read again when it has
+//! answered: somebody who was held up may have told it of something older, after somebody else told it of this.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use db::{Db, sign_in};
+use db::Db;
+use db::sign_in::{self, Notice};
 use domain::user::BAN;
 use domain::{Clock, Tenant, UserId};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
@@ -26,6 +28,9 @@ const MAX_ANSWER: usize = 64 * 1024;
 
 /// For how long nobody else tells what somebody is telling: longer than an answer may take.
 const TAKEN_FOR: TimeDelta = TimeDelta::seconds(30);
+
+/// How often in a row the provider is told of one user, when each time something else holds after it answered.
+const MOST_TELLINGS: usize = 4;
 
 /// When the provider is told again what it refused.
 const REFUSED_FOR: TimeDelta = TimeDelta::minutes(5);
@@ -111,36 +116,107 @@ async fn is_about_a_user(mut answer: Response) -> bool {
     said["error_code"] == "user_not_found" || said["code"] == "user_not_found" || said["msg"] == "User not found"
 }
 
-/// Tells the provider everything that is due. Fails when it is away: then all that is left waits for the next turn.
+/// What came of a notice.
+enum Outcome {
+    /// What the provider was told last held when it had answered.
+    Told,
+    /// There was no time left to tell it, or to tell it what holds by now.
+    Late,
+    /// The provider will not.
+    Refused(StatusCode),
+    /// The provider is away, and may have heard it or not.
+    Away(String),
+}
+
+/// Tells the provider everything that is due. Fails when it is away: then all that is left waits for the next turn; and
+/// in the end when it refused something, which somebody has to look into.
 pub async fn tell_all(db: &Db, provider: &Provider, clock: &Arc<dyn Clock>) -> Result<(), TurnError> {
+    let mut refused = None;
     loop {
         let now = clock.now();
         let mut tx = db.system().await?;
         let taken = sign_in::take(&mut tx, now, now + TAKEN_FOR).await?;
         tx.commit().await?;
-        let Some(notice) = taken else { return Ok(()) };
-        let mut tx = db.tenant(Tenant::found_by_system(notice.organization())).await?;
-        let kept_out = sign_in::is_kept_out(&mut tx, notice.user()).await?;
-        tx.commit().await?;
-        let answer = provider.tell(notice.user(), kept_out).await;
-        let (user_id, now) = (notice.user(), clock.now());
-        let mut tx = db.system().await?;
-        match &answer {
-            Answer::Done => sign_in::told(&mut tx, &notice, now).await?,
-            Answer::Nobody => {
-                tracing::warn!(%user_id, kept_out, "the identity provider does not know a user");
-                sign_in::told(&mut tx, &notice, now).await?;
+        let Some(notice) = taken else { break };
+        match tell_what_holds(db, provider, clock, &notice).await? {
+            Outcome::Told => {
+                let mut tx = db.system().await?;
+                sign_in::told(&mut tx, &notice, clock.now()).await?;
+                tx.commit().await?;
             }
-            Answer::Refused(status) => {
-                let status = status.as_u16();
-                tracing::error!(%user_id, kept_out, http.status = status, "the identity provider refuses to be told");
-                sign_in::put_off(&mut tx, &notice, now + REFUSED_FOR).await?;
+            Outcome::Late => leave(db, &notice, TimeDelta::zero(), clock).await?,
+            Outcome::Refused(status) => {
+                leave(db, &notice, REFUSED_FOR, clock).await?;
+                refused = Some(status);
             }
-            Answer::Away(_) => sign_in::put_off(&mut tx, &notice, now).await?,
-        }
-        tx.commit().await?;
-        if let Answer::Away(why) = answer {
-            return Err(TurnError::Provider(why));
+            Outcome::Away(why) => {
+                leave(db, &notice, TimeDelta::zero(), clock).await?;
+                return Err(TurnError::Provider(why));
+            }
         }
     }
+    match refused {
+        Some(status) => Err(TurnError::Provider(format!("refuses to be told, with status {status}"))),
+        None => Ok(()),
+    }
+}
+
+/// Tells the provider whether a user may sign in until that is what holds, too: whoever stalled on the way to it may
+/// have read something older and come last, and nobody else would tell it again.
+async fn tell_what_holds(
+    db: &Db,
+    provider: &Provider,
+    clock: &Arc<dyn Clock>,
+    notice: &Notice,
+) -> Result<Outcome, TurnError> {
+    let user_id = notice.user();
+    let mut kept_out = is_kept_out(db, notice).await?;
+    for _ in 0..MOST_TELLINGS {
+        // Nothing is sent that might arrive when the notice is somebody else's.
+        if clock.now() + PATIENCE > notice.taken_until() {
+            return Ok(Outcome::Late);
+        }
+        match provider.tell(user_id, kept_out).await {
+            Answer::Done => {}
+            Answer::Nobody => {
+                tracing::warn!(%user_id, kept_out, "the identity provider does not know a user");
+                return Ok(Outcome::Told);
+            }
+            Answer::Refused(refusal) => {
+                let status = refusal.as_u16();
+                tracing::error!(%user_id, kept_out, http.status = status, "the identity provider refuses to be told");
+                return Ok(Outcome::Refused(refusal));
+            }
+            Answer::Away(why) => return Ok(Outcome::Away(why)),
+        }
+        let holds = is_kept_out(db, notice).await?;
+        if holds == kept_out {
+            return Ok(Outcome::Told);
+        }
+        kept_out = holds;
+    }
+    Ok(Outcome::Late)
+}
+
+/// What holds at this moment.
+async fn is_kept_out(db: &Db, notice: &Notice) -> Result<bool, TurnError> {
+    let mut tx = db.tenant(Tenant::found_by_system(notice.organization())).await?;
+    let kept_out = sign_in::is_kept_out(&mut tx, notice.user()).await?;
+    tx.commit().await?;
+    Ok(kept_out)
+}
+
+/// Leaves a notice to be told after a while.
+async fn leave(db: &Db, notice: &Notice, after: TimeDelta, clock: &Arc<dyn Clock>) -> Result<(), TurnError> {
+    let now = clock.now();
+    let mut tx = db.system().await?;
+    let was_ours = sign_in::put_off(&mut tx, notice, now + after).await?;
+    tx.commit().await?;
+    if !was_ours {
+        // Somebody else told it meanwhile, and the provider may have heard ours after theirs.
+        let mut tx = db.tenant(Tenant::found_by_system(notice.organization())).await?;
+        sign_in::note(&mut tx, notice.user(), now).await?;
+        tx.commit().await?;
+    }
+    Ok(())
 }

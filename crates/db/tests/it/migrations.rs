@@ -26,6 +26,38 @@ async fn every_migration_goes_up_down_and_up_again() {
 }
 
 #[tokio::test]
+async fn whoever_was_deactivated_before_there_were_notices_gets_one() {
+    let database = TestDatabase::create().await;
+    let client = database.superuser().await;
+    client
+        .batch_execute(
+            "INSERT INTO organizations (id, name, slug)
+                 SELECT gen_random_uuid(), 'Field Services', 'o' || n FROM generate_series(1, 2) AS n;
+             INSERT INTO users (organization_id, id, email, role)
+                 SELECT id, gen_random_uuid(), slug || n || '@people.example', 'EMPLOYEE'
+                 FROM organizations, generate_series(1, 2) AS n;
+             INSERT INTO employees (organization_id, id, user_id, name, employee_code, is_active)
+                 SELECT organization_id, id, id, 'Asha', left(email, 3), email LIKE '__2@%' FROM users;
+             INSERT INTO employees (organization_id, id, name, employee_code, is_active)
+                 SELECT id, gen_random_uuid(), 'Ana', 'NOBODY', false FROM organizations;",
+        )
+        .await
+        .unwrap();
+    let [down, up] = [
+        include_str!("../../../../migrations/2026-11-25-000016_sign_in/down.sql"),
+        include_str!("../../../../migrations/2026-11-25-000016_sign_in/up.sql"),
+    ];
+    // As the owner, who sees no organization's rows.
+    let step = format!("BEGIN; SET LOCAL ROLE fieldtrack_owner; {down}; {up}; COMMIT");
+    client.batch_execute(&step).await.unwrap();
+    let whose = "SELECT email FROM sign_in_notices JOIN users ON id = user_id WHERE due_at <= now() ORDER BY email";
+    let whose: Vec<String> = client.query(whose, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(whose, ["o11@people.example", "o21@people.example"]);
+    let forced = "SELECT relforcerowsecurity FROM pg_class WHERE oid = 'employees'::regclass";
+    assert!(client.query_one(forced, &[]).await.unwrap().get::<_, bool>(0));
+}
+
+#[tokio::test]
 async fn two_processes_that_migrate_at_once_follow_each_other() {
     let database = TestDatabase::empty().await;
     let migrations = [(); 2].map(|()| {

@@ -27,6 +27,8 @@ type Answer = Option<(&'static str, &'static str)>;
 struct Project {
     answers: Arc<Mutex<VecDeque<Answer>>>,
     requests: Arc<Mutex<Vec<String>>>,
+    /// Whoever holds it keeps the project from answering.
+    answering: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Project {
@@ -43,6 +45,7 @@ impl Project {
                     request.push_str(&String::from_utf8_lossy(&buffer[..read]));
                 }
                 project.requests.lock().unwrap().push(request);
+                drop(project.answering.lock().await);
                 let answer = project.answers.lock().unwrap().pop_front().unwrap_or(Some(("200 OK", "{}")));
                 if let Some((status, body)) = answer {
                     let length = body.len();
@@ -114,6 +117,29 @@ impl World {
 
     async fn turn(&self) {
         self.schedule.turn(Task::SignIn).await;
+    }
+
+    /// A turn in which something happens after the project was asked and before it answers.
+    async fn turn_and_meanwhile(&self, happens: impl AsyncFnOnce()) {
+        let held = self.project.answering.lock().await;
+        let meanwhile = async {
+            eventually("the project is asked", async || !self.project.requests.lock().unwrap().is_empty()).await;
+            happens().await;
+            drop(held);
+        };
+        tokio::join!(self.turn(), meanwhile);
+    }
+
+    /// What another worker leaves that told what holds.
+    async fn told_by_another(&self) {
+        self.client.execute("DELETE FROM sign_in_notices", &[]).await.unwrap();
+    }
+
+    /// How many turns failed.
+    fn failed(&self) -> u32 {
+        let text = self.schedule.metrics.encode();
+        let is_it = |line: &&str| line.starts_with("schedule_turns_total{") && line.contains("outcome=\"failed\"");
+        text.lines().find(is_it).map_or(0, |line| line.rsplit_once(' ').unwrap().1.parse().unwrap())
     }
 
     /// How many notices wait.
@@ -227,14 +253,78 @@ async fn what_the_project_refuses_does_not_keep_others_waiting() {
     ]);
     world.turn().await;
     assert_eq!(world.project.told().len(), people.len());
-    // Whom the project does not know cannot sign in there; what it refused is told again.
-    assert_eq!(world.waiting().await, 3);
+    // Whom the project does not know cannot sign in there; what it refused is told again, and somebody has to know.
+    assert_eq!((world.waiting().await, world.failed()), (3, 1));
     world.clock.advance(TimeDelta::minutes(5) - TimeDelta::seconds(1));
     world.turn().await;
     assert_eq!(world.project.told(), []);
     world.clock.advance(TimeDelta::seconds(1));
     world.turn().await;
     assert_eq!((world.project.told().len(), world.waiting().await), (3, 0));
+    // What is decided after a refusal does not wait for that long.
+    let asha = people[0];
+    world.decide(asha, true).await;
+    world.project.answers(&[Some(("403 Forbidden", "{}"))]);
+    world.turn().await;
+    assert_eq!((world.project.told(), world.waiting().await, world.failed()), (vec![no_ban(asha.1)], 1, 2));
+    world.clock.advance(TimeDelta::seconds(1));
+    world.decide(asha, false).await;
+    world.turn().await;
+    assert_eq!((world.project.told(), world.waiting().await, world.failed()), (vec![ban(asha.1)], 0, 2));
+    // Nor does what is decided while it refuses.
+    world.decide(asha, true).await;
+    world.project.answers(&[Some(("403 Forbidden", "{}"))]);
+    world.turn_and_meanwhile(async || world.decide(asha, false).await).await;
+    assert_eq!((world.project.told(), world.waiting().await), (vec![no_ban(asha.1), ban(asha.1)], 0));
+}
+
+#[tokio::test]
+async fn the_last_word_is_what_holds_whoever_was_held_up() {
+    let world = world().await;
+    let asha = world.employee().await;
+    // Somebody tells a ban, is held up, and meanwhile somebody else tells that it is over.
+    world.decide(asha, false).await;
+    world
+        .turn_and_meanwhile(async || {
+            world.decide(asha, true).await;
+            world.told_by_another().await;
+        })
+        .await;
+    assert_eq!((world.project.told(), world.waiting().await), (vec![ban(asha.1), no_ban(asha.1)], 0));
+    // The same, held up for longer than the notice was theirs.
+    world.decide(asha, false).await;
+    world
+        .turn_and_meanwhile(async || {
+            world.clock.advance(TimeDelta::seconds(31));
+            world.decide(asha, true).await;
+            world.told_by_another().await;
+        })
+        .await;
+    assert_eq!((world.project.told(), world.waiting().await), (vec![ban(asha.1), no_ban(asha.1)], 0));
+    // The same, and the answer is lost: the project may have done it.
+    world.decide(asha, false).await;
+    world.project.answers(&[None]);
+    world
+        .turn_and_meanwhile(async || {
+            world.decide(asha, true).await;
+            world.told_by_another().await;
+        })
+        .await;
+    assert_eq!((world.project.told(), world.waiting().await), (vec![ban(asha.1)], 1));
+    world.turn().await;
+    assert_eq!((world.project.told(), world.waiting().await), (vec![no_ban(asha.1)], 0));
+    // A notice that somebody else took meanwhile stays theirs.
+    world.decide(asha, false).await;
+    world
+        .turn_and_meanwhile(async || {
+            world.clock.advance(TimeDelta::seconds(31));
+            let now = world.clock.now();
+            let mut tx = world.db.system().await.unwrap();
+            db::sign_in::take(&mut tx, now, now + TimeDelta::seconds(30)).await.unwrap().unwrap();
+            tx.commit().await.unwrap();
+        })
+        .await;
+    assert_eq!((world.project.told(), world.waiting().await), (vec![ban(asha.1)], 1));
 }
 
 #[tokio::test]
