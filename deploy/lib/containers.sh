@@ -29,13 +29,15 @@ labels_of() {
     "$1" "$2" "$DEPLOY_ID_OF_LINE" "$3" "$4"
 }
 
-# start_slot SLOT RELEASE IMAGE SCHEMA_HEAD
+# start_slot SLOT RELEASE IMAGE SCHEMA_HEAD. The key that may change every user of another identity provider is the
+# workers': the public gateway has no use for it.
 start_slot() {
   local slot=$1 labels=()
   mapfile -d '' -t labels < <(labels_of "$2" "$slot" "$3" "$4")
   docker run --detach --name "api-$slot" "${labels[@]}" "${hardened[@]}" --ip "${ADDRESS_OF[$slot]}" \
     --publish "127.0.0.1:${PORT_OF[$slot]}:${PORT_OF[$slot]}" --volume fieldtrack_receipts:/data --restart unless-stopped --stop-timeout "$GRACE_S" \
     --memory "$API_MEMORY" --memory-swap "$API_MEMORY" --cpus "$API_CPUS" --env-file "$SERVICE_ENV" \
+    --env SUPABASE_SERVICE_ROLE_KEY= --env SUPABASE_SERVICE_ROLE_KEY_FILE= \
     --env "PORT=${PORT_OF[$slot]}" --env "SLOT=$slot" --env "GITHUB_SHA=$2" "$3" >/dev/null
 }
 
