@@ -4,6 +4,7 @@ mod describe;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -177,6 +178,21 @@ impl Settings {
         Some(text.trim_end_matches('/').to_owned())
     }
 
+    /// Notes that `variable`, which holds the address `url`, is wrong when others can read what is sent there: without
+    /// TLS, unless this machine itself is meant.
+    pub fn no_clear_text(&mut self, variable: &str, url: &str) {
+        let Some(rest) = url.strip_prefix("http://") else { return };
+        let authority = rest.split(['/', '\\', '?', '#']).next().unwrap_or_default();
+        let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+        let host = match place.strip_prefix('[') {
+            Some(bracketed) => bracketed.split(']').next().unwrap_or_default(),
+            None => place.split(':').next().unwrap_or_default(),
+        };
+        if host != "localhost" && !host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()) {
+            self.problem(variable, "must be an https address in production, unless it is loopback");
+        }
+    }
+
     /// Every problem there was, or none.
     pub fn finish(self) -> Result<(), InvalidSettings> {
         if self.problems.is_empty() { Ok(()) } else { Err(InvalidSettings(self.problems)) }
@@ -188,6 +204,37 @@ mod tests {
     use super::*;
     use secrecy::ExposeSecret;
     use std::io::Write;
+
+    #[test]
+    fn clear_text_is_for_this_machine() {
+        let wrong = |url: &str| {
+            let mut settings = Settings::from_variables([("URL", url)]);
+            settings.no_clear_text("URL", url);
+            settings.finish().is_err()
+        };
+        for fine in [
+            "https://project.example",
+            "http://localhost",
+            "http://localhost:9999/auth",
+            "http://127.0.0.1:9999",
+            "http://127.8.0.1",
+            "http://[::1]:9999",
+            "http://user:password@127.0.0.1/",
+        ] {
+            assert!(!wrong(fine), "{fine}");
+        }
+        for readable in [
+            "http://project.example",
+            "http://10.0.0.1:9999",
+            "http://127.0.0.1.example",
+            "http://localhost.example",
+            "http://127.0.0.1:1@project.example",
+            "http://project.example/@localhost",
+            "http://[2001:db8::1]",
+        ] {
+            assert!(wrong(readable), "{readable}");
+        }
+    }
 
     #[test]
     fn every_mistake_is_reported_and_no_value_is_printed() {

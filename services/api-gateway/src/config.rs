@@ -127,7 +127,7 @@ impl Config {
         system_database.pool_size = database.pool_size.div_ceil(2);
         let redis = RedisConfig::read(&mut settings);
         let secrets = SecretsKey::read(&mut settings);
-        let identity = identity(&mut settings, &secrets);
+        let identity = identity(&mut settings, environment, &secrets);
         let receipts = ReceiptsConfig::read(&mut settings, |_| secrets.clone());
         let metrics_scrape_token = settings.secret("METRICS_SCRAPE_TOKEN");
         let trusted_proxies = networks(&mut settings, "TRUSTED_PROXIES");
@@ -210,12 +210,16 @@ fn cors_origins(settings: &Settings, environment: Environment) -> Vec<String> {
     }
 }
 
-fn identity(settings: &mut Settings, secrets: &SecretsKey) -> IdentityConfig {
+fn identity(settings: &mut Settings, environment: Environment, secrets: &SecretsKey) -> IdentityConfig {
     if settings.choice("IDENTITY", &[("builtin", false), ("supabase", true)]) == Some(true) {
         let url = settings.url("SUPABASE_URL").unwrap_or_else(|| {
             settings.problem("SUPABASE_URL", "is required when IDENTITY is supabase");
             String::new()
         });
+        // Passwords go there.
+        if environment == Environment::Production {
+            settings.no_clear_text("SUPABASE_URL", &url);
+        }
         return IdentityConfig::Supabase { url, anon_key: settings.required_secret("SUPABASE_ANON_KEY") };
     }
     IdentityConfig::BuiltIn { secrets: secrets.clone() }

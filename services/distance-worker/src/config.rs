@@ -93,7 +93,7 @@ impl Config {
             dead_letters_most: settings.number("WEBHOOK_DLQ_MAX_SIZE", 1..=10_000_000, 10_000),
             dead_letters_days: settings.number("WEBHOOK_DLQ_RETENTION_DAYS", 14..=30, 30),
             event_days: settings.number("EVENT_RETENTION_DAYS", 31..=3650, 90),
-            provider: provider(&mut settings),
+            provider: provider(&mut settings, &environment),
             shutdown_timeout: Duration::from_secs(settings.number("SHUTDOWN_TIMEOUT_S", 1..=120, 25)),
             metrics_scrape_token: settings.secret("METRICS_SCRAPE_TOKEN"),
             telemetry: telemetry::Settings::read(&mut settings, "fieldtrack-worker", &environment),
@@ -103,7 +103,7 @@ impl Config {
     }
 }
 
-fn provider(settings: &mut Settings) -> Option<ProviderConfig> {
+fn provider(settings: &mut Settings, environment: &str) -> Option<ProviderConfig> {
     if settings.choice("IDENTITY", &[("builtin", false), ("supabase", true)]) != Some(true) {
         return None;
     }
@@ -111,6 +111,9 @@ fn provider(settings: &mut Settings) -> Option<ProviderConfig> {
         settings.problem("SUPABASE_URL", "is required when IDENTITY is supabase");
         String::new()
     });
+    if environment == "production" {
+        settings.no_clear_text("SUPABASE_URL", &url);
+    }
     Some(ProviderConfig { url, key: settings.secret("SUPABASE_SERVICE_ROLE_KEY") })
 }
 
@@ -124,4 +127,22 @@ fn webhook_networks(settings: &mut Settings, environment: &str) -> Vec<Network> 
         settings.problem(VARIABLE, "must be a comma-separated list of addresses or CIDR ranges");
         Vec::new()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_of_the_project_does_not_travel_in_clear_in_production() {
+        let problems = |environment: &str, url: &str| {
+            let variables = [("APP_ENV", environment), ("IDENTITY", "supabase"), ("SUPABASE_URL", url)];
+            let Err(InvalidSettings(problems)) = Config::read(Settings::from_variables(variables)) else { return 0 };
+            problems.iter().filter(|problem| problem.starts_with("SUPABASE_URL:")).count()
+        };
+        assert_eq!(problems("production", "http://project.example"), 1);
+        assert_eq!(problems("production", "https://project.example"), 0);
+        assert_eq!(problems("production", "http://127.0.0.1:9999"), 0);
+        assert_eq!(problems("development", "http://project.example"), 0);
+    }
 }
