@@ -141,6 +141,9 @@ async fn what_is_no_json_is_told_so() {
     asha.post_raw("/locations", vec![b'"', 0xff, b'"']).await.refused(400, "VALIDATION_ERROR", malformed);
     let huge = format!(r#"{{"session_id":"{session}","latitude":1e400,"longitude":1,"accuracy":1}}"#);
     asha.post_raw("/locations", huge).await.refused(400, "VALIDATION_ERROR", malformed);
+    // Who asks is looked at before what they say.
+    let nobody = app.request(reqwest::Method::POST, "/locations").header("content-type", "application/json").body("{");
+    app.send(nobody).await.refused(401, "UNAUTHORIZED", "Missing or malformed Authorization header");
 }
 
 /// A web console says that it sends JSON with every request, and often sends nothing (D34).

@@ -75,3 +75,24 @@ async fn metrics_need_the_token_and_have_the_names_of_the_contract() {
         assert!(scrape.text.contains(line), "{line}\n{}", scrape.text);
     }
 }
+
+#[tokio::test]
+async fn requests_in_flight_are_counted_once_and_what_is_no_route_in_one_line() {
+    let app = TestApp::start().await;
+    for path in ["/no/such/route", "/nor/this"] {
+        assert_eq!(app.get(path).await.status, 404);
+    }
+    assert_eq!(app.get("/auth/me").await.status, 401);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let text = app.get("/metrics").await.text;
+        // The scrape itself is all there is, as soon as the server has let go of the others.
+        if text.lines().any(|line| line == "http_requests_in_flight 1") {
+            let unmatched = r#"http_requests_total{method="GET",route="unmatched",status_code="404"} 2"#;
+            assert!(text.contains(unmatched), "{text}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "{text}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -67,6 +67,27 @@ async fn refused_requests_are_charged_to_the_address() {
 }
 
 #[tokio::test]
+async fn callers_do_not_choose_the_address_they_are_charged_to() {
+    let charge = |app: &TestApp, address: &str| {
+        app.redis.call(&["SET", &format!("rl:default:ip:{address}"), "1200", "PX", "60000"]).unwrap();
+    };
+    let status = async |app: &TestApp, forwarded: &str| {
+        let request = app.request(reqwest::Method::GET, "/no/such/route").header("x-forwarded-for", forwarded);
+        app.send(request).await.status.as_u16()
+    };
+    // Nor is this machine spared.
+    let app = TestApp::start().await;
+    charge(&app, "127.0.0.1");
+    assert_eq!(status(&app, "203.0.113.9").await, 429);
+    // A proxy that is trusted says whom it serves: whatever stands before that is the caller's.
+    let behind = TestApp::start_with(&[("TRUSTED_PROXIES", "127.0.0.1")]).await;
+    charge(&behind, "127.0.0.1");
+    charge(&behind, "198.51.100.7");
+    assert_eq!(status(&behind, "203.0.113.9").await, 404);
+    assert_eq!(status(&behind, "203.0.113.9, 198.51.100.7").await, 429);
+}
+
+#[tokio::test]
 async fn failed_sign_ins_are_few_and_a_success_forgets_them() {
     let app = TestApp::start().await;
     let admin = app.organization().await.admin;

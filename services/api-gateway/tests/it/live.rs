@@ -146,6 +146,22 @@ async fn a_stream_ends_with_its_token_and_with_the_process() {
 }
 
 #[tokio::test]
+async fn a_silent_stream_is_pinged_before_a_proxy_would_cut_it() {
+    let app = TestApp::start().await;
+    let admin = app.organization().await.admin;
+    let mut stream = admin.request(Method::GET, "/admin/events").send().await.unwrap();
+    let pinged = async {
+        while let Some(chunk) = stream.chunk().await.unwrap() {
+            if chunk.windows(6).any(|bytes| bytes == b": ping") {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(20), pinged).await.unwrap());
+}
+
+#[tokio::test]
 async fn an_organization_has_twenty_streams_and_a_place_is_free_when_one_ends() {
     let app = TestApp::start().await;
     listening(&app).await;
