@@ -16,7 +16,8 @@ CREATE TABLE sign_in_notices (
 );
 -- Whoever was deactivated before this has to be told, too. Where nobody else signs people in, nobody reads it; and what
 -- is told is what holds then. The owner is held by the policies, and no policy lets it see the employees of every
--- organization. Requests wait for as long as it takes to read the table once.
+-- organization.
+-- locks: requests wait for as long as it takes to read the employees once, which is milliseconds
 DO $$
 BEGIN
     ALTER TABLE employees NO FORCE ROW LEVEL SECURITY;
