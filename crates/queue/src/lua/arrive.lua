@@ -48,8 +48,8 @@ end
 -- Jobs that were added and wait in the order of arrival, until `line_up`.
 local arrivals = {}
 
--- Writes a new job and puts it where it belongs. `delay`, in milliseconds, and
--- `priority` are text; `deduplication` and `organization` may be ''.
+-- Writes a new job and puts it where it belongs. `delay`, in milliseconds, and `priority` are text; `deduplication` and
+-- `organization` may be ''.
 local function add(now, id, name, data, opts, delay, priority, deduplication, organization, share)
   if organization ~= '' then priority = claim_share(organization, share, priority) end
   if deduplication == '' and organization == '' then

@@ -4,40 +4,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
-use distance_worker::metrics::Metrics;
-use distance_worker::schedule::{Schedule, Task};
+use distance_worker::schedule::Task;
 use domain::intent::{IntendedJob, MOST_FAILURES};
 use domain::page::PageRequest;
 use domain::{Clock, EmployeeId, ManualClock, OrganizationId, SessionId, SystemClock, Tenant};
-use queue::{Admin, Producer, Redis, RedisConfig};
+use queue::{Admin, Redis, RedisConfig};
 use testkit::database::{TestDatabase, tenant};
 use testkit::redis::RedisServer;
 use uuid::Uuid;
 
-use crate::support::TestWorker;
+use crate::support::{NO_REDIS, TestWorker, schedule};
 
 const ALL: PageRequest = PageRequest { page: 1, limit: 100 };
-
-/// The schedule of a worker whose Redis is at `url`.
-fn schedule(database: &TestDatabase, url: &str, clock: &Arc<ManualClock>) -> Schedule {
-    let redis = Redis::open(&RedisConfig::new(url.to_owned().into())).unwrap();
-    let queue = |name| Producer::start(redis.clone(), name);
-    Schedule {
-        db: database.open(),
-        producer: queue("distance-engine"),
-        snapshots: queue("snapshot-engine"),
-        totals: queue("analytics"),
-        deliveries: queue("webhook-delivery"),
-        dead_letters_most: 10_000,
-        dead_letters_kept: TimeDelta::days(30),
-        events_kept: TimeDelta::days(90),
-        provider: None,
-        dead_letters: Vec::new(),
-        keep_months: None,
-        clock: clock.clone(),
-        metrics: Arc::new(Metrics::new(telemetry::metrics::Registry::new())),
-    }
-}
 
 async fn organization(database: &TestDatabase) -> (Tenant, OrganizationId) {
     let id = Uuid::now_v7();
@@ -107,7 +85,7 @@ async fn an_intent_is_given_up_after_the_eighth_try() {
     let database = TestDatabase::create().await;
     let clock = Arc::new(ManualClock::at(SystemClock.now()));
     // Nobody is there.
-    let worker = schedule(&database, "redis://127.0.0.1:1", &clock);
+    let worker = schedule(&database, NO_REDIS, &clock);
     let (ours, organization_id) = organization(&database).await;
     note(&database, ours, &IntendedJob::measure(organization_id, SessionId::generate()), &clock).await;
     for failures in 1..=MOST_FAILURES {

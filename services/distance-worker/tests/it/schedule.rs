@@ -4,39 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use distance_worker::metrics::Metrics;
 use distance_worker::schedule::{Schedule, Task};
 use domain::ManualClock;
-use queue::{Producer, Redis, RedisConfig};
 use testkit::database::TestDatabase;
 
-use crate::support::{TestWorker, eventually};
-
-fn schedule(database: &TestDatabase, clock: &Arc<ManualClock>) -> Schedule {
-    // Nobody is there: taking turns needs the database alone.
-    let redis = Redis::open(&RedisConfig::new("redis://127.0.0.1:1".to_owned().into())).unwrap();
-    Schedule {
-        db: database.open(),
-        producer: Producer::start(redis.clone(), "distance-engine"),
-        snapshots: Producer::start(redis.clone(), "snapshot-engine"),
-        totals: Producer::start(redis.clone(), "analytics"),
-        deliveries: Producer::start(redis, "webhook-delivery"),
-        dead_letters_most: 10_000,
-        dead_letters_kept: TimeDelta::days(30),
-        events_kept: TimeDelta::days(90),
-        provider: None,
-        dead_letters: Vec::new(),
-        keep_months: None,
-        clock: clock.clone(),
-        metrics: Arc::new(Metrics::new(telemetry::metrics::Registry::new())),
-    }
-}
+use crate::support::{NO_REDIS, TestWorker, eventually, schedule};
 
 #[tokio::test]
 async fn of_many_workers_exactly_one_takes_each_turn() {
     let database = TestDatabase::create().await;
     let clock = Arc::new(ManualClock::at(DateTime::from_timestamp(1_790_000_000, 0).unwrap()));
-    let workers: Vec<Schedule> = (0..4).map(|_| schedule(&database, &clock)).collect();
+    let workers: Vec<Schedule> = (0..4).map(|_| schedule(&database, NO_REDIS, &clock)).collect();
     let mut turns: HashMap<Task, usize> = HashMap::new();
     // Two minutes, second by second; all four look at the same moment.
     for _ in 0..120 {
@@ -74,7 +52,7 @@ async fn of_many_workers_exactly_one_takes_each_turn() {
 async fn a_turn_that_failed_is_tried_again_soon() {
     let database = TestDatabase::create().await;
     let clock = Arc::new(ManualClock::at(DateTime::from_timestamp(1_790_000_000, 0).unwrap()));
-    let worker = schedule(&database, &clock);
+    let worker = schedule(&database, NO_REDIS, &clock);
     assert!(worker.take_turns().await.unwrap().contains(&Task::Partitions));
     let owner = database.superuser().await;
     owner

@@ -5,11 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use db::Db;
-use distance_worker::metrics::Metrics;
 use distance_worker::schedule::{Schedule, Task};
 use distance_worker::sign_in::Provider;
 use domain::{Clock, ManualClock, Tenant, UserId};
-use queue::{Producer, Redis, RedisConfig};
 use serde_json::{Value, json};
 use testkit::database::{TestDatabase, tenant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use crate::support::{TestWorker, eventually};
+use crate::support::{NO_REDIS, TestWorker, eventually, schedule};
 
 /// A status line and a body; without them the project hangs up.
 type Answer = Option<(&'static str, &'static str)>;
@@ -86,22 +84,7 @@ async fn world() -> World {
     let clock = Arc::new(ManualClock::at(DateTime::from_timestamp(1_790_000_000, 0).unwrap()));
     let project = Project::default();
     let provider = Provider::new(&project.serve().await, &"the service key".to_owned().into()).unwrap();
-    let redis = Redis::open(&RedisConfig::new("redis://127.0.0.1:1".to_owned().into())).unwrap();
-    let schedule = Schedule {
-        db: database.open(),
-        producer: Producer::start(redis.clone(), "distance-engine"),
-        snapshots: Producer::start(redis.clone(), "snapshot-engine"),
-        totals: Producer::start(redis.clone(), "analytics"),
-        deliveries: Producer::start(redis, "webhook-delivery"),
-        dead_letters_most: 10_000,
-        dead_letters_kept: TimeDelta::days(30),
-        events_kept: TimeDelta::days(90),
-        provider: Some(Arc::new(provider)),
-        dead_letters: Vec::new(),
-        keep_months: None,
-        clock: clock.clone(),
-        metrics: Arc::new(Metrics::new(telemetry::metrics::Registry::new())),
-    };
+    let schedule = Schedule { provider: Some(Arc::new(provider)), ..schedule(&database, NO_REDIS, &clock) };
     World { db: database.open(), client: database.superuser().await, clock, schedule, project }
 }
 

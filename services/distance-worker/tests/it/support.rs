@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 use db::Db;
 use distance_worker::config::Config;
+use distance_worker::metrics::Metrics;
+use distance_worker::schedule::Schedule;
 use distance_worker::startup::Worker;
-use domain::{Clock, EmployeeId, SessionId, SystemClock, Tenant};
+use domain::{Clock, EmployeeId, ManualClock, SessionId, SystemClock, Tenant};
 use queue::{Enqueued, NewJob, Producer, Redis, RedisConfig};
 use settings::Settings;
 use testkit::database::{TestDatabase, tenant};
@@ -18,6 +20,30 @@ use uuid::Uuid;
 
 /// 32 bytes, base64.
 pub const SECRETS_KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+
+/// Where no Redis is: taking turns needs the database alone.
+pub const NO_REDIS: &str = "redis://127.0.0.1:1";
+
+/// The schedule of a worker whose Redis is at `url`.
+pub fn schedule(database: &TestDatabase, url: &str, clock: &Arc<ManualClock>) -> Schedule {
+    let redis = Redis::open(&RedisConfig::new(url.to_owned().into())).unwrap();
+    let queue = |name| Producer::start(redis.clone(), name);
+    Schedule {
+        db: database.open(),
+        producer: queue("distance-engine"),
+        snapshots: queue("snapshot-engine"),
+        totals: queue("analytics"),
+        deliveries: queue("webhook-delivery"),
+        dead_letters_most: 10_000,
+        dead_letters_kept: TimeDelta::days(30),
+        events_kept: TimeDelta::days(90),
+        provider: None,
+        dead_letters: Vec::new(),
+        keep_months: None,
+        clock: clock.clone(),
+        metrics: Arc::new(Metrics::new(telemetry::metrics::Registry::new())),
+    }
+}
 
 pub struct TestWorker {
     pub database: TestDatabase,
