@@ -1,10 +1,11 @@
 //! Asking for work.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::job::Payload;
 use gather::{Gather, Pace};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 use uuid::Uuid;
 
 use crate::connection::Redis;
@@ -12,8 +13,11 @@ use crate::error::QueueError;
 use crate::scripts::ENQUEUE;
 use crate::{base, now_ms};
 
-/// A script never holds Redis for long; whatever arrives while two are under way shares the next.
-const PACE: Pace = Pace { most: 200, in_flight: 2, worthwhile: 1 };
+/// Jobs in a script call at most, so that it never holds Redis for long.
+const MOST: usize = 200;
+
+/// Whatever arrives while two calls are under way shares the next.
+const PACE: Pace = Pace { most: MOST, in_flight: 2, worthwhile: 1 };
 
 /// Attempts of our own jobs.
 const ATTEMPTS: u32 = 5;
@@ -96,29 +100,53 @@ impl NewJob {
     }
 
     /// Its options as BullMQ writes them, short names included.
-    fn options(&self) -> String {
-        let mut options = Map::new();
-        options.insert("attempts".to_owned(), self.attempts.into());
-        let backoff = json!({ "type": "exponential", "delay": millis(self.backoff) });
-        options.insert("backoff".to_owned(), backoff);
-        if !self.delay.is_zero() {
-            options.insert("delay".to_owned(), millis(self.delay).into());
-        }
-        if self.priority > 0 {
-            options.insert("priority".to_owned(), self.priority.into());
-        }
-        if let Some(Deduplication { id, keep_last_if_active }) = &self.deduplication {
-            options.insert("de".to_owned(), json!({ "id": id, "keepLastIfActive": keep_last_if_active }));
-        }
-        if let Some(carrier) = &self.carrier {
-            options.insert("tm".to_owned(), carrier.as_str().into());
-        }
-        Value::Object(options).to_string()
+    fn options(&self) -> Result<String, QueueError> {
+        let options = Options {
+            attempts: self.attempts,
+            backoff: Exponential { r#type: "exponential", delay: millis(self.backoff) },
+            delay: (!self.delay.is_zero()).then(|| millis(self.delay)),
+            priority: (self.priority > 0).then_some(self.priority),
+            de: self.deduplication.as_ref().map(|Deduplication { id, keep_last_if_active }| Claim {
+                id,
+                keep_last_if_active: *keep_last_if_active,
+            }),
+            tm: self.carrier.as_deref(),
+        };
+        serde_json::to_string(&options).map_err(|error| QueueError::Broken(error.to_string()))
     }
 }
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Options of a job as BullMQ reads them.
+#[derive(Serialize)]
+struct Options<'a> {
+    attempts: u32,
+    backoff: Exponential,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    de: Option<Claim<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tm: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Exponential {
+    r#type: &'static str,
+    /// In milliseconds.
+    delay: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Claim<'a> {
+    id: &'a str,
+    keep_last_if_active: bool,
 }
 
 /// What became of a job.
@@ -135,7 +163,16 @@ pub enum Enqueued {
 /// Puts jobs on one queue. Clones share their script calls.
 #[derive(Clone)]
 pub struct Producer {
+    door: Arc<Door>,
     gather: Gather<NewJob, Result<Enqueued, QueueError>>,
+}
+
+/// Where jobs go in.
+struct Door {
+    redis: Redis,
+    queue: String,
+    /// Jobs that may wait; 0: any number.
+    most: u64,
 }
 
 impl Producer {
@@ -148,18 +185,15 @@ impl Producer {
     /// Starts on the current runtime; jobs beyond `most` waiting and delayed ones are refused. 0: any number.
     #[must_use]
     pub fn bounded(redis: Redis, queue: &str, most: u64) -> Self {
-        let queue = queue.to_owned();
-        let gather = Gather::start(PACE, move |jobs: Vec<NewJob>| {
-            let (redis, queue) = (redis.clone(), queue.clone());
-            async move {
-                let count = jobs.len();
-                match add(&redis, &queue, most, &jobs).await {
-                    Ok(answers) => answers,
-                    Err(error) => vec![Err(error); count],
-                }
+        let door = Arc::new(Door { redis, queue: queue.to_owned(), most });
+        let gather = Gather::start(PACE, {
+            let door = Arc::clone(&door);
+            move |jobs: Vec<NewJob>| {
+                let door = Arc::clone(&door);
+                async move { door.add(&jobs).await.unwrap_or_else(|error| vec![Err(error); jobs.len()]) }
             }
         });
-        Self { gather }
+        Self { door, gather }
     }
 
     /// Asks for a job. Jobs asked for at the same time travel together.
@@ -167,45 +201,49 @@ impl Producer {
         self.gather.call(job).await?
     }
 
-    /// Asks for many; answers in the same order, or with the first thing that went wrong.
+    /// Asks for many; answers in the same order, or with the first thing that went wrong. Some may have been added then.
     pub async fn enqueue_many(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, QueueError> {
-        futures_util::future::join_all(jobs.into_iter().map(|job| self.enqueue(job))).await.into_iter().collect()
+        let mut answers = Vec::with_capacity(jobs.len());
+        for some in jobs.chunks(MOST) {
+            for answer in self.door.add(some).await? {
+                answers.push(answer?);
+            }
+        }
+        Ok(answers)
     }
 }
 
-async fn add(
-    redis: &Redis,
-    queue: &str,
-    most: u64,
-    jobs: &[NewJob],
-) -> Result<Vec<Result<Enqueued, QueueError>>, QueueError> {
-    let mut call = ENQUEUE.prepare_invoke();
-    call.key(base(queue)).arg(now_ms()).arg(most).arg(SHARE).arg(jobs.len());
-    // What neighbours have in common is told once: each argument costs Redis a quarter of a microsecond.
-    for group in jobs.chunk_by(|one, next| shared(one) == shared(next)) {
-        let (name, delay, priority, keep_last, particular) = shared(&group[0]);
-        call.arg(group.len()).arg(name).arg(millis(delay)).arg(priority);
-        call.arg(i32::from(keep_last)).arg(i32::from(particular));
-        for job in group {
-            call.arg(&job.data).arg(job.options());
-            if particular {
-                call.arg(job.id.as_deref().unwrap_or_default())
-                    .arg(job.deduplication.as_ref().map_or("", |deduplication| deduplication.id.as_str()))
-                    .arg(job.organization.map(|organization| organization.to_string()).unwrap_or_default());
+impl Door {
+    /// One script call.
+    async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Result<Enqueued, QueueError>>, QueueError> {
+        let mut call = ENQUEUE.prepare_invoke();
+        call.key(base(&self.queue)).arg(now_ms()).arg(self.most).arg(SHARE).arg(jobs.len());
+        // What neighbours have in common is told once: each argument costs Redis a quarter of a microsecond.
+        for group in jobs.chunk_by(|one, next| shared(one) == shared(next)) {
+            let (name, delay, priority, keep_last, particular) = shared(&group[0]);
+            call.arg(group.len()).arg(name).arg(millis(delay)).arg(priority);
+            call.arg(i32::from(keep_last)).arg(i32::from(particular));
+            for job in group {
+                call.arg(&job.data).arg(job.options()?);
+                if particular {
+                    call.arg(job.id.as_deref().unwrap_or_default())
+                        .arg(job.deduplication.as_ref().map_or("", |deduplication| deduplication.id.as_str()))
+                        .arg(job.organization.map(|organization| organization.to_string()).unwrap_or_default());
+                }
             }
         }
+        let answers: Vec<(String, String)> = call.invoke_async(&mut self.redis.shared()).await?;
+        Ok(answers
+            .into_iter()
+            .map(|(outcome, id)| match outcome.as_str() {
+                "added" => Ok(Enqueued::Added(id)),
+                "deduplicated" => Ok(Enqueued::Deduplicated(id)),
+                "duplicate" => Ok(Enqueued::Duplicate(id)),
+                "overloaded" => Err(QueueError::Overloaded { queue: self.queue.clone(), depth: self.most }),
+                other => Err(QueueError::Broken(format!("enqueue answered {other:?}"))),
+            })
+            .collect())
     }
-    let answers: Vec<(String, String)> = call.invoke_async(&mut redis.shared()).await?;
-    Ok(answers
-        .into_iter()
-        .map(|(outcome, id)| match outcome.as_str() {
-            "added" => Ok(Enqueued::Added(id)),
-            "deduplicated" => Ok(Enqueued::Deduplicated(id)),
-            "duplicate" => Ok(Enqueued::Duplicate(id)),
-            "overloaded" => Err(QueueError::Overloaded { queue: queue.to_owned(), depth: most }),
-            other => Err(QueueError::Broken(format!("enqueue answered {other:?}"))),
-        })
-        .collect())
 }
 
 /// What jobs of one call may have in common: name, delay, priority, whether the last one asked for is kept, and whether
@@ -218,6 +256,8 @@ fn shared(job: &NewJob) -> (&str, Duration, u32, bool, bool) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     #[test]
@@ -226,7 +266,7 @@ mod tests {
         job.deduplicate("s-1".to_owned());
         job.carrier = Some(r#"{"traceparent":"00"}"#.to_owned());
         job.delay = Duration::from_millis(1500);
-        let options: Value = serde_json::from_str(&job.options()).unwrap();
+        let options: Value = serde_json::from_str(&job.options().unwrap()).unwrap();
         assert_eq!(
             options,
             json!({

@@ -25,7 +25,7 @@ use uuid::Uuid;
 use crate::admin::worker_name;
 use crate::connection::Redis;
 use crate::error::QueueError;
-use crate::scripts::{BEAT, LEAVE, STEP, TICK};
+use crate::scripts::{BEAT, LEAVE, STEP, TAKE, TICK};
 use crate::{base, now_ms};
 
 /// How long a blocking read waits before it looks whether it is still wanted.
@@ -426,7 +426,8 @@ impl Runner {
         let serving = hand.serving.take().filter(|(_, since)| since.elapsed() < self.options.lease / TICKET_SERVES);
         let (serving, since) = serving.unwrap_or_else(|| (String::new(), Instant::now()));
         let over = leased.take_idle(&serving);
-        let mut call = STEP.prepare_invoke();
+        let script = if batch == 0 { &TAKE } else { &STEP };
+        let mut call = script.prepare_invoke();
         call.key(base(&self.queue))
             .arg(now_ms())
             .arg(consumer)

@@ -18,12 +18,17 @@ script!(ENQUEUE, "Adds jobs.", include_str!("lua/arrive.lua"), include_str!("lua
 script!(
     STEP,
     "Ends jobs and takes the next ones.",
-    // A call that ends nothing does not pay for the functions that do.
-    "local function end_results(now, keep, next_arg)\n",
+    "local function end_results(now, next_arg)\n",
     include_str!("lua/arrive.lua"),
     include_str!("lua/finish.lua"),
     include_str!("lua/end.lua"),
     "end\n",
+    include_str!("lua/step.lua")
+);
+script!(
+    TAKE,
+    "Takes jobs: the part of [`STEP`] that an idle worker needs, for a function costs Redis something even if nobody calls it.",
+    "local end_results\n",
     include_str!("lua/step.lua")
 );
 script!(

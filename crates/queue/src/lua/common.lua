@@ -8,13 +8,8 @@
 
 local call = redis.call
 local base = KEYS[1]
-local WAIT, PRIORITIZED, DELAYED, ACTIVE = base .. 'wait', base .. 'prioritized', base .. 'delayed', base .. 'active'
+local WAIT, PRIORITIZED, ACTIVE = base .. 'wait', base .. 'prioritized', base .. 'active'
 local STREAM, GROUP, EVENTS = base .. 'x:stream', 'workers', base .. 'events'
-
--- A whole number as text.
-local function whole(number)
-  return string.format('%d', number)
-end
 
 -- What operators may have set: whether jobs are held back, and how many may run or start.
 local meta = call('HMGET', base .. 'meta', 'paused', 'opts.maxLenEvents', 'concurrency', 'max', 'duration')
@@ -33,9 +28,9 @@ local function event(...)
   set_repl(EVERYWHERE)
 end
 
--- How many jobs wait to be taken.
-local function waiting()
-  return call('LLEN', WAIT) + call('ZCARD', PRIORITIZED)
+-- Whether jobs wait to be taken.
+local function anyone_waits()
+  return call('EXISTS', WAIT, PRIORITIZED) > 0
 end
 
 -- A ticket calls one worker to the queue, whatever is next, and becomes its lease of what it takes. One that nobody has

@@ -1,4 +1,4 @@
--- The body of `end_results(now, keep, next_arg)` in `step.lua`: ends what was finished, from that argument on. Returns the
+-- The body of `end_results(now, next_arg)` in `step.lua`: ends what was finished, from that argument on. Returns the
 -- ids whose lease was lost.
 
 -- Takes jobs out of the active list. For more than a few, one look at a short list is cheaper than a search for each.
@@ -67,5 +67,5 @@ while next_arg <= behind do
   end
 end
 deactivate(ending)
-settle(now, keep)
+settle(now, {completed = tonumber(ARGV[5]), failed = tonumber(ARGV[6])})
 return lost

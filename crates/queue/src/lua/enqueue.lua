@@ -7,7 +7,7 @@
 local now, most, share = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local answers = {}
 local depth = 0
-if most > 0 then depth = waiting() + call('ZCARD', DELAYED) end
+if most > 0 then depth = call('LLEN', WAIT) + call('ZCARD', PRIORITIZED) + call('ZCARD', base .. 'delayed') end
 
 -- BullMQ counts jobs with an id of their own, too.
 local generated = call('INCRBY', base .. 'id', ARGV[4]) - ARGV[4]
@@ -25,7 +25,7 @@ local function enqueue(id, name, data, opts, delay, priority, deduplication, kee
 
   if most > 0 and depth >= most and not held_by then return {'overloaded', ''} end
   if id == '' then
-    id = whole(generated)
+    id = string.format('%d', generated)
   elseif call('EXISTS', base .. id) == 1 then
     event('duplicated', 'jobId', id)
     return {'duplicate', id}
@@ -64,4 +64,6 @@ while at <= behind do
 end
 
 line_up()
+-- Now and then is enough, and a job that comes alone waits for nothing.
+if generated % 32 < ARGV[4] + 0 then shorten_events() end
 return answers

@@ -1,5 +1,17 @@
 -- Jobs that end or go. `settle` has to follow, once for all of them.
 
+-- Puts a job among the waiting again: `side` is 'LPUSH' for the end of the line, 'RPUSH' for its head; `previous` is the
+-- state it was in.
+local function wait_again(id, side, priority, previous)
+  if priority > 0 then
+    prioritize(id, priority)
+  else
+    call(side, WAIT, id)
+  end
+  event('waiting', 'jobId', id, 'prev', previous)
+  newcomer = newcomer or id
+end
+
 -- A job of the organization ended. Clients of BullMQ may remove or repeat jobs without telling, so the count may be off
 -- by some; it begins anew whenever the queue is empty.
 local function give_share_back(organization)
@@ -24,7 +36,7 @@ local function release_deduplication(now, id, name, organization)
   if following[1] then
     call('DEL', next_job)
     local next_id = following[4]
-    if not next_id or call('EXISTS', base .. next_id) == 1 then next_id = whole(call('INCR', base .. 'id')) end
+    if not next_id or call('EXISTS', base .. next_id) == 1 then next_id = string.format('%d', call('INCR', base .. 'id')) end
     call('SET', holder, next_id)
     -- It stands where the job before it stood: one job of a session at a time is nobody's flood.
     add(now, next_id, following[1], following[2], following[3], '0', '0', name, organization, 0)
@@ -99,10 +111,11 @@ local function finish(now, id, set, opts, deduplication, organization, ...)
   return set == 'failed' and proclaim or event
 end
 
--- Ends a call: lines up what arrived and summons a worker, files what ended, deletes what is not to be kept any longer.
+-- Ends a call: lines up what arrived, summons a worker, shortens the stream of events, files what ended, deletes what is not to be kept any longer.
 -- `keep` says how many of each set.
 local function settle(now, keep)
   line_up()
+  shorten_events()
   for set, members in pairs(ended) do
     if #members > 0 then
       call('ZADD', base .. set, unpack(members))

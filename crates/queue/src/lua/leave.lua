@@ -21,5 +21,5 @@ for _, entry in ipairs(held) do
     call('XACK', STREAM, GROUP, entry[1])
   end
 end
-if not is_paused and waiting() > 0 then summon('*') end
+if not is_paused and anyone_waits() then summon('*') end
 if kept == 0 then call('XGROUP', 'DELCONSUMER', STREAM, GROUP, consumer) end

@@ -28,6 +28,7 @@ local function stalled(now, id, most)
 end
 
 -- 1. Delayed jobs that are due.
+local DELAYED = base .. 'delayed'
 local due = call('ZRANGEBYSCORE', DELAYED, '-inf', now * 4096 + 4095, 'LIMIT', 0, 1000)
 if #due > 0 then
   call('ZREM', DELAYED, unpack(due))
@@ -90,7 +91,7 @@ settle(now, {})
 
 -- 4. Waiting jobs that nobody was called to: added by BullMQ's own clients, held back while paused, or left by a worker
 -- that read the ticket and died.
-local ready = waiting()
+local ready = call('LLEN', WAIT) + call('ZCARD', PRIORITIZED)
 if ready > 0 and not is_paused and not (most_active and call('LLEN', ACTIVE) >= most_active) then summon('*') end
 
 -- 5. Tickets that were delivered and acknowledged.
