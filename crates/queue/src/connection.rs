@@ -58,9 +58,15 @@ impl Redis {
         self.shared.clone()
     }
 
-    /// A connection of its own for commands that block; its answers may take as long as they like.
-    pub(crate) async fn blocking(&self, name: Option<&str>) -> Result<MultiplexedConnection, QueueError> {
-        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(None);
+    /// A connection of its own for commands that block for so long.
+    pub(crate) async fn blocking(
+        &self,
+        block: Duration,
+        name: Option<&str>,
+    ) -> Result<MultiplexedConnection, QueueError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT))
+            .set_response_timeout(Some(block + ANSWER));
         let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
         if let Some(name) = name {
             let _: () = redis::cmd("CLIENT").arg("SETNAME").arg(name).query_async(&mut connection).await?;

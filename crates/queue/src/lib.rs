@@ -11,6 +11,7 @@ mod config;
 mod connection;
 mod dead;
 mod error;
+mod idle;
 pub mod limits;
 pub mod live;
 mod producer;
@@ -38,4 +39,9 @@ pub(crate) fn base(queue: &str) -> String {
 pub(crate) fn now_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A time in whole milliseconds, as commands take it.
+pub(crate) fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

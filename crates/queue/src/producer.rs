@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::connection::Redis;
 use crate::error::QueueError;
 use crate::scripts::ENQUEUE;
-use crate::{base, now_ms};
+use crate::{base, millis, now_ms};
 
 /// Jobs in a script call at most, so that it never holds Redis for long.
 const MOST: usize = 200;
@@ -114,10 +114,6 @@ impl NewJob {
         };
         serde_json::to_string(&options).map_err(|error| QueueError::Broken(error.to_string()))
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Options of a job as BullMQ reads them.

@@ -2,7 +2,8 @@
 //!
 //! A runner has as many slots as jobs it may run at once and never takes more. One call to Redis ends what was
 //! finished and takes what is next ([`STEP`]); results that come in during a call share the next one, so a busy worker
-//! pays a fraction of a round trip a job. Beside it, a connection waits for tickets, another for BullMQ's doorbell.
+//! pays a fraction of a round trip a job. An idle one waits to be called ([`Idle`]); a connection of its own listens to
+//! BullMQ's doorbell.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,8 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use futures_util::future::{Fuse, FusedFuture};
 use redis::RedisError;
-use redis::streams::StreamReadReply;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -22,14 +23,11 @@ use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
-use crate::admin::worker_name;
 use crate::connection::Redis;
 use crate::error::QueueError;
-use crate::scripts::{BEAT, LEAVE, STEP, TAKE, TICK};
-use crate::{base, now_ms};
-
-/// How long a blocking read waits before it looks whether it is still wanted.
-const BLOCK: Duration = Duration::from_secs(1);
+use crate::idle::{BLOCK, Call, Idle};
+use crate::scripts::{BEAT, LEAVE, STEP, TICK};
+use crate::{base, millis, now_ms};
 
 /// How often the queue is kept in order when nothing rings.
 const TICK_EVERY: Duration = Duration::from_secs(1);
@@ -271,6 +269,20 @@ impl Taken {
             doomed: next(),
         }
     }
+
+    /// By what the next run of it is told apart.
+    fn lease(&self, hand: &mut Hand) -> Lease {
+        hand.runs += 1;
+        Lease {
+            id: self.id.clone(),
+            ticket: hand.serving.as_ref().map(|(ticket, _)| ticket.clone()).unwrap_or_default(),
+            run: hand.runs,
+            attempts: self.made + 1,
+            retention: if self.opts.contains("removeOn") { self.opts.clone() } else { String::new() },
+            deduplication: self.deduplication.clone(),
+            organization: self.organization.clone(),
+        }
+    }
 }
 
 impl Runner {
@@ -294,13 +306,16 @@ impl Runner {
     pub async fn run(self, handler: Arc<impl Handler>, mut stop: watch::Receiver<bool>) {
         // It stands in every job it runs, so it is short; 48 random bits tell processes apart.
         let consumer = format!("worker-{:012x}", Uuid::new_v4().as_u128() >> 80);
-        let (want_tickets, wanted) = watch::channel(0_usize);
-        let (tickets_in, mut tickets) = mpsc::unbounded_channel();
         let (ring, mut rung) = mpsc::unbounded_channel();
-        let reader =
-            tokio::spawn(read_tickets(self.redis.clone(), self.queue.clone(), consumer.clone(), wanted, tickets_in));
         let doorbell = tokio::spawn(listen(self.redis.clone(), self.queue.clone(), ring));
         let (ended_in, mut ended) = mpsc::unbounded_channel::<Ended>();
+
+        // Waits to be called whenever there is nothing else to do. What is taken meanwhile is not known here, so nothing
+        // else is taken then, and it is heard to its end.
+        let place = Idle::new(self.redis.clone(), self.queue.clone(), consumer.clone(), self.options.lease);
+        let interrupt = place.interrupt();
+        let mut place = Some(place);
+        let mut waiting = pin!(Fuse::terminated());
 
         let mut hand = Hand::default();
         let mut away = Away::default();
@@ -318,18 +333,24 @@ impl Runner {
         loop {
             if (gone || *stop.borrow()) && deadline.is_none() {
                 deadline = Some(Instant::now() + self.options.drain_timeout);
-                reader.abort();
                 doorbell.abort();
+                if !waiting.is_terminated() {
+                    interrupt.now().await;
+                }
             }
             let draining = deadline.is_some();
-            if draining && hand.running.is_empty() && hand.results.is_empty() {
+            if draining && hand.running.is_empty() && hand.results.is_empty() && waiting.is_terminated() {
                 break;
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 self.give_back(&mut hand);
             }
 
-            let free = if draining { 0 } else { self.options.concurrency.saturating_sub(hand.running.len()) };
+            let free = if draining || !waiting.is_terminated() {
+                0
+            } else {
+                self.options.concurrency.saturating_sub(hand.running.len())
+            };
             let rested = Instant::now() >= not_before;
             let has_work = !hand.results.is_empty() || !hand.tickets.is_empty() || (free > 0 && more);
             if rested && has_work {
@@ -339,7 +360,7 @@ impl Runner {
                         if pause > Duration::ZERO {
                             not_before = Instant::now() + pause;
                         }
-                        more = may_be_more;
+                        more = may_be_more || pause > Duration::ZERO;
                         for job in taken {
                             self.start(job, &handler, &mut hand, &ended_in);
                         }
@@ -358,9 +379,11 @@ impl Runner {
                 continue;
             }
 
-            let free = if draining { 0 } else { self.options.concurrency.saturating_sub(hand.running.len()) };
-            // Also when the number is the same: a reader whose tickets led to nothing waits for it.
-            want_tickets.send_replace(free);
+            // The connection is there from the start: by it, tools tell that there is a worker.
+            let wanted = |place: &mut Idle| !draining && !has_work && (free > 0 || !place.is_connected());
+            if let Some(place) = place.take_if(wanted) {
+                waiting.set(place.wait(free, hand.newest.clone()).fuse());
+            }
             let wake = if has_work { Some(not_before) } else { None };
             let wake = [wake, due, deadline].into_iter().flatten().min();
             let asleep = pin!(async {
@@ -377,9 +400,20 @@ impl Runner {
                         self.put_down(result, &mut hand);
                     }
                 }
-                Some(fresh) = tickets.recv(), if !draining => {
-                    hand.tickets.extend::<Vec<String>>(fresh);
-                    more = true;
+                (idle, call) = &mut waiting => {
+                    place = Some(idle);
+                    let (taken, pause, may_be_more) = hand.called(call);
+                    if pause > Duration::ZERO {
+                        not_before = Instant::now() + pause;
+                    }
+                    more |= may_be_more || pause > Duration::ZERO;
+                    for job in taken {
+                        if draining {
+                            hand.refuse(job);
+                        } else {
+                            self.start(job, &handler, &mut hand, &ended_in);
+                        }
+                    }
                 }
                 Some(()) = rung.recv(), if !draining => {
                     while rung.try_recv().is_ok() {}
@@ -405,7 +439,6 @@ impl Runner {
                 }
             }
         }
-        reader.abort();
         doorbell.abort();
         self.leave(&consumer).await;
     }
@@ -426,8 +459,7 @@ impl Runner {
         let serving = hand.serving.take().filter(|(_, since)| since.elapsed() < self.options.lease / TICKET_SERVES);
         let (serving, since) = serving.unwrap_or_else(|| (String::new(), Instant::now()));
         let over = leased.take_idle(&serving);
-        let script = if batch == 0 { &TAKE } else { &STEP };
-        let mut call = script.prepare_invoke();
+        let mut call = STEP.prepare_invoke();
         call.key(base(&self.queue))
             .arg(now_ms())
             .arg(consumer)
@@ -461,7 +493,7 @@ impl Runner {
         }
         let (lost, ticket, ids, jobs, pause_ms, may_be_more): StepAnswer =
             call.invoke_async(&mut self.redis.shared()).await?;
-        let taken: Vec<Taken> = ids.into_iter().zip(jobs).map(|(id, fields)| Taken::read(id, fields)).collect();
+        let taken = taken(ids, jobs);
         if !lost.is_empty() {
             tracing::warn!(
                 queue = self.queue,
@@ -475,6 +507,9 @@ impl Runner {
             leased.start(&ticket);
         }
         hand.leased = leased;
+        if !ticket.is_empty() && ticket != serving {
+            hand.newest = Some(ticket.clone());
+        }
         if !taken.is_empty() || hand.leased.runs_by(&ticket) {
             let since = if ticket == serving { since } else { Instant::now() };
             hand.serving = Some((ticket, since));
@@ -486,10 +521,11 @@ impl Runner {
 
     /// Starts a job that was taken.
     fn start(&self, taken: Taken, handler: &Arc<impl Handler>, hand: &mut Hand, ended: &mpsc::UnboundedSender<Ended>) {
-        let Taken { id, name, data, opts, asked_ms, deduplication, organization, starts, made, doomed } = taken;
+        let lease = taken.lease(hand);
+        let Taken { id, name, data, opts, asked_ms, starts, made, doomed, .. } = taken;
         let options = Options::read(&opts);
         let job = Job {
-            id: id.clone(),
+            id,
             name,
             data,
             attempts_started: starts + 1,
@@ -497,16 +533,6 @@ impl Runner {
             max_attempts: options.attempts,
             asked_ms,
             carrier: options.carrier.clone(),
-        };
-        hand.runs += 1;
-        let lease = Lease {
-            id,
-            ticket: hand.serving.as_ref().map(|(ticket, _)| ticket.clone()).unwrap_or_default(),
-            run: hand.runs,
-            attempts: made + 1,
-            retention: if opts.contains("removeOn") { opts } else { String::new() },
-            deduplication,
-            organization,
         };
         self.observer.started(Duration::from_millis(now_ms().saturating_sub(job.asked_ms + options.delay_ms)));
         let handler = Arc::clone(handler);
@@ -621,7 +647,7 @@ impl Runner {
 
 /// What a step answers: ids whose lease was lost, ticket of the jobs taken, their ids, their fields, how long to wait in
 /// milliseconds, whether there may be more.
-type StepAnswer = (Vec<String>, String, Vec<String>, Vec<Vec<Option<String>>>, u64, u64);
+pub(crate) type StepAnswer = (Vec<String>, String, Vec<String>, Vec<Vec<Option<String>>>, u64, u64);
 
 /// An answer nobody looks at.
 type Ignored = Option<i64>;
@@ -639,8 +665,43 @@ struct Hand {
     /// The ticket by which further jobs are taken, and since when it is here.
     serving: Option<(String, Instant)>,
     leased: Leased,
+    /// The newest ticket that was ever here.
+    newest: Option<String>,
     /// Runs so far.
     runs: u64,
+}
+
+impl Hand {
+    /// Takes in what came of waiting: jobs, how long to wait before more can be taken, whether there may be more.
+    fn called(&mut self, call: Call) -> (Vec<Taken>, Duration, bool) {
+        let Call { tickets, answer } = call;
+        let (_, ticket, ids, jobs, pause_ms, may_be_more) = answer.unwrap_or_default();
+        if let Some(newest) = tickets.last().or(Some(&ticket)).filter(|newest| !newest.is_empty()) {
+            self.newest = Some(newest.clone());
+        }
+        if ticket.is_empty() {
+            // The script did not run, or could not tell that they are new.
+            self.tickets.extend(tickets);
+        }
+        for _ in &ids {
+            self.leased.start(&ticket);
+        }
+        if !ids.is_empty() {
+            self.serving = Some((ticket, Instant::now()));
+        }
+        (taken(ids, jobs), Duration::from_millis(pause_ms), may_be_more > 0)
+    }
+
+    /// Gives back a job that was not started.
+    fn refuse(&mut self, job: Taken) {
+        let lease = job.lease(self);
+        self.results.push(Ended { lease, outcome: Outcome::Released });
+    }
+}
+
+/// Puts ids and fields together.
+fn taken(ids: Vec<String>, jobs: Vec<Vec<Option<String>>>) -> Vec<Taken> {
+    ids.into_iter().zip(jobs).map(|(id, fields)| Taken::read(id, fields)).collect()
 }
 
 /// How many jobs run, or wait to be ended, by each ticket; seldom more than two tickets.
@@ -790,77 +851,11 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("no reason given")
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Waits for tickets while slots are free, on a connection of its own.
-async fn read_tickets(
-    redis: Redis,
-    queue: String,
-    consumer: String,
-    mut wanted: watch::Receiver<usize>,
-    tickets: mpsc::UnboundedSender<Vec<String>>,
-) {
-    let stream = format!("{}x:stream", base(&queue));
-    loop {
-        let Ok(mut connection) = redis.blocking(Some(&worker_name(&queue))).await else {
-            tokio::time::sleep(AWAY[2]).await;
-            continue;
-        };
-        loop {
-            let Ok(free) = wanted.wait_for(|free| *free > 0).await.map(|free| *free) else { return };
-            let read: Result<Option<StreamReadReply>, RedisError> = redis::cmd("XREADGROUP")
-                .arg("GROUP")
-                .arg("workers")
-                .arg(&consumer)
-                .arg("COUNT")
-                .arg(free)
-                .arg("BLOCK")
-                .arg(millis(BLOCK))
-                .arg("STREAMS")
-                .arg(&stream)
-                .arg(">")
-                .query_async(&mut connection)
-                .await;
-            match read {
-                Ok(Some(reply)) => {
-                    let fresh: Vec<String> =
-                        reply.keys.into_iter().flat_map(|key| key.ids).map(|entry| entry.id).collect();
-                    // The runner takes what these allow, and says how many slots are left then.
-                    wanted.mark_unchanged();
-                    if tickets.send(fresh).is_err() || wanted.changed().await.is_err() {
-                        return;
-                    }
-                }
-                Ok(None) => {}
-                // The queue was emptied, or Redis came back without it.
-                Err(error) if error.code() == Some("NOGROUP") => {
-                    let made: Result<(), RedisError> = redis::cmd("XGROUP")
-                        .arg("CREATE")
-                        .arg(&stream)
-                        .arg("workers")
-                        .arg("0")
-                        .arg("MKSTREAM")
-                        .query_async(&mut connection)
-                        .await;
-                    // Another worker may have been faster.
-                    if made.is_err_and(|error| error.code() != Some("BUSYGROUP")) {
-                        break;
-                    }
-                }
-                Err(_) => break,
-            }
-        }
-        tokio::time::sleep(AWAY[0]).await;
-    }
-}
-
 /// Waits for BullMQ's doorbell, on a connection of its own.
 async fn listen(redis: Redis, queue: String, ring: mpsc::UnboundedSender<()>) {
     let marker = format!("{}marker", base(&queue));
     loop {
-        let Ok(mut connection) = redis.blocking(None).await else {
+        let Ok(mut connection) = redis.blocking(BLOCK, None).await else {
             tokio::time::sleep(AWAY[3]).await;
             continue;
         };

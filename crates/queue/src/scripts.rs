@@ -18,18 +18,20 @@ script!(ENQUEUE, "Adds jobs.", include_str!("lua/arrive.lua"), include_str!("lua
 script!(
     STEP,
     "Ends jobs and takes the next ones.",
+    // A call that ends nothing does not pay for the functions that do.
     "local function end_results(now, next_arg)\n",
     include_str!("lua/arrive.lua"),
     include_str!("lua/finish.lua"),
     include_str!("lua/end.lua"),
     "end\n",
-    include_str!("lua/step.lua")
+    include_str!("lua/step.lua"),
+    include_str!("lua/take.lua")
 );
 script!(
-    TAKE,
-    "Takes jobs: the part of [`STEP`] that an idle worker needs, for a function costs Redis something even if nobody calls it.",
-    "local end_results\n",
-    include_str!("lua/step.lua")
+    CALLED,
+    "Takes jobs by the ticket that has just been read.",
+    include_str!("lua/called.lua"),
+    include_str!("lua/take.lua")
 );
 script!(
     TICK,

@@ -384,6 +384,60 @@ async fn a_worker_told_to_stop_finishes_what_it_can_and_gives_back_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_come_to_a_worker_while_it_is_told_to_stop_are_run_or_given_back() {
+    const ROUNDS: usize = 40;
+    let queue = TestQueue::start().await;
+    let script = Script::easy();
+    for number in 0..ROUNDS {
+        let worker = queue.worker(&script, slots(2));
+        eventually("the worker waits", async || queue.admin.workers().await.unwrap() == 1).await;
+        let (id, ()) = tokio::join!(added(&queue, TestQueue::job(number)), worker.stop());
+        let state = queue.call(&["HMGET", &TestQueue::key(&id), "tk", "finishedOn"]);
+        let counts = queue.admin.counts().await.unwrap();
+        assert_eq!(counts.active, 0, "round {number}: {state}");
+    }
+    let worker = queue.worker(&script, slots(2));
+    eventually("all are done", async || queue.admin.counts().await.unwrap().completed == ROUNDS as u64).await;
+    worker.stop().await;
+    assert_eq!(script.total(), ROUNDS, "none ran twice");
+    queue.assert_settled(ROUNDS as u64, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_worker_whose_script_was_forgotten_gets_its_jobs_all_the_same() {
+    let queue = TestQueue::start().await;
+    let script = Script::easy();
+    let worker = queue.worker(&script, slots(1));
+    for number in 0..5 {
+        eventually("the worker waits", async || queue.call(&["CLIENT", "LIST"]).contains("cmd=xreadgroup")).await;
+        queue.call(&["SCRIPT", "FLUSH"]);
+        added(&queue, TestQueue::job(number)).await;
+        eventually("it has run", async || script.total() == number + 1).await;
+    }
+    worker.stop().await;
+    queue.assert_settled(5, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn room_under_a_global_limit_is_used_when_it_is_made() {
+    // One at a time, and at a tick each they would take a minute.
+    const JOBS: usize = 60;
+    let queue = TestQueue::start().await;
+    queue.call(&["HSET", &TestQueue::key("meta"), "concurrency", "1"]);
+    // Long enough for a worker to find nothing more to do meanwhile.
+    let script = Script::lasting(Duration::from_millis(20));
+    let workers = [queue.worker(&script, slots(4)), queue.worker(&script, slots(4))];
+    eventually("both wait", async || queue.admin.workers().await.unwrap() == 2).await;
+    queue.producer.enqueue_many((0..JOBS).map(TestQueue::job).collect()).await.unwrap();
+    eventually("all are done", async || queue.admin.counts().await.unwrap().completed == JOBS as u64).await;
+    assert_eq!(script.most_at_once.load(Ordering::SeqCst), 1);
+    for worker in workers {
+        worker.stop().await;
+    }
+    queue.assert_settled(JOBS as u64, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn jobs_that_were_added_without_tickets_run_too() {
     let queue = TestQueue::start().await;
     let script = Script::easy();

@@ -92,6 +92,7 @@ pub struct Script {
     pub most_at_once: AtomicUsize,
     pub gate: Semaphore,
     gated: bool,
+    lasting: Duration,
     doing: Doing,
 }
 
@@ -103,15 +104,20 @@ impl Script {
 
     /// Jobs end as `doing` says; it gets how often that job has run before.
     pub fn of(doing: impl Fn(&Job, usize) -> Result<Value, JobError> + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self::new(false, Box::new(doing)))
+        Arc::new(Self::new(false, Duration::ZERO, Box::new(doing)))
     }
 
     /// Jobs wait for a permit of the gate.
     pub fn gated() -> Arc<Self> {
-        Arc::new(Self::new(true, Box::new(|_, _| Ok(json!("done")))))
+        Arc::new(Self::new(true, Duration::ZERO, Box::new(|_, _| Ok(json!("done")))))
     }
 
-    fn new(gated: bool, doing: Doing) -> Self {
+    /// Every job succeeds after that time.
+    pub fn lasting(lasting: Duration) -> Arc<Self> {
+        Arc::new(Self::new(false, lasting, Box::new(|_, _| Ok(json!("done")))))
+    }
+
+    fn new(gated: bool, lasting: Duration, doing: Doing) -> Self {
         Self {
             runs: Mutex::default(),
             order: Mutex::default(),
@@ -119,6 +125,7 @@ impl Script {
             most_at_once: AtomicUsize::new(0),
             gate: Semaphore::new(0),
             gated,
+            lasting,
             doing,
         }
     }
@@ -153,8 +160,10 @@ impl Handler for Script {
             let _leave = Leave(&self.running);
             if self.gated {
                 self.gate.acquire().await.unwrap().forget();
-            } else {
+            } else if self.lasting.is_zero() {
                 tokio::task::yield_now().await;
+            } else {
+                tokio::time::sleep(self.lasting).await;
             }
             (self.doing)(&job, before)
         }
