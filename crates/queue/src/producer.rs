@@ -1,6 +1,7 @@
 //! Asking for work.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use domain::job::Payload;
@@ -169,6 +170,17 @@ struct Door {
     queue: String,
     /// Jobs that may wait; 0: any number.
     most: u64,
+    /// Whether a job is on its way that came alone.
+    passing: AtomicBool,
+}
+
+/// A job that goes in alone.
+struct Passing<'a>(&'a AtomicBool);
+
+impl Drop for Passing<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Producer {
@@ -181,7 +193,7 @@ impl Producer {
     /// Starts on the current runtime; jobs beyond `most` waiting and delayed ones are refused. 0: any number.
     #[must_use]
     pub fn bounded(redis: Redis, queue: &str, most: u64) -> Self {
-        let door = Arc::new(Door { redis, queue: queue.to_owned(), most });
+        let door = Arc::new(Door { redis, queue: queue.to_owned(), most, passing: AtomicBool::new(false) });
         let gather = Gather::start(PACE, {
             let door = Arc::clone(&door);
             move |jobs: Vec<NewJob>| {
@@ -192,9 +204,17 @@ impl Producer {
         Self { door, gather }
     }
 
-    /// Asks for a job. Jobs asked for at the same time travel together.
+    /// Asks for a job. One that comes alone goes at once, in the caller's own task, for waking another would take as long
+    /// as the way to Redis; jobs asked for meanwhile travel together.
+    ///
+    /// If the returned future is dropped, the job may have been added or not.
     pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued, QueueError> {
-        self.gather.call(job).await?
+        if self.door.passing.swap(true, Ordering::Relaxed) {
+            return self.gather.call(job).await?;
+        }
+        let _passing = Passing(&self.door.passing);
+        let answer = self.door.add(&[job]).await?.pop();
+        answer.unwrap_or_else(|| Err(QueueError::Broken("a job got no answer".to_owned())))
     }
 
     /// Asks for many; answers in the same order, or with the first thing that went wrong. Some may have been added then.
