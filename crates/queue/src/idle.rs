@@ -22,8 +22,8 @@ use crate::{base, millis};
 /// How long a worker waits before it looks whether it still wants to.
 pub(crate) const BLOCK: Duration = Duration::from_secs(1);
 
-/// How long to wait before Redis is tried again.
-const AWAY: Duration = Duration::from_millis(250);
+/// How long to wait before Redis is tried again: after a connection broke, and when none can be made.
+const AWAY: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(250)];
 
 /// What came of waiting.
 #[derive(Debug, Default)]
@@ -89,8 +89,8 @@ impl Idle {
             Ok(call) => (self, call),
             Err(_) => {
                 // Whoever takes jobs says that Redis is away.
-                self.connection = None;
-                tokio::time::sleep(AWAY).await;
+                let away = if self.connection.take().is_some() { AWAY[0] } else { AWAY[1] };
+                tokio::time::sleep(away).await;
                 (self, Call::default())
             }
         }
