@@ -25,6 +25,9 @@ pub(crate) const BLOCK: Duration = Duration::from_secs(1);
 /// How long to wait before Redis is tried again: after a connection broke, and when none can be made.
 const AWAY: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(250)];
 
+/// Waits that have to fail in a row to be worth a line in the log.
+const TELL_AFTER: u32 = 8;
+
 /// What came of waiting.
 #[derive(Debug, Default)]
 pub(crate) struct Call {
@@ -32,6 +35,8 @@ pub(crate) struct Call {
     pub tickets: Vec<String>,
     /// What was taken by the last of them; nothing when the script could not be run.
     pub answer: Option<StepAnswer>,
+    /// Nobody knows what came of it.
+    pub failed: bool,
 }
 
 /// A worker's place to wait at.
@@ -43,6 +48,8 @@ pub(crate) struct Idle {
     connection: Option<MultiplexedConnection>,
     /// What Redis calls the connection.
     client: Arc<AtomicI64>,
+    /// Waits that failed, in a row.
+    failures: u32,
 }
 
 /// Ends somebody's wait.
@@ -62,7 +69,7 @@ impl Interrupt {
 
 impl Idle {
     pub(crate) fn new(redis: Redis, queue: String, consumer: String, lease: Duration) -> Self {
-        Self { redis, queue, consumer, lease, connection: None, client: Arc::default() }
+        Self { redis, queue, consumer, lease, connection: None, client: Arc::default(), failures: 0 }
     }
 
     /// What ends its waits early.
@@ -86,12 +93,19 @@ impl Idle {
             Err(error) => Err(error),
         };
         match called {
-            Ok(call) => (self, call),
-            Err(_) => {
-                // Whoever takes jobs says that Redis is away.
-                let away = if self.connection.take().is_some() { AWAY[0] } else { AWAY[1] };
-                tokio::time::sleep(away).await;
-                (self, Call::default())
+            Ok(call) => {
+                self.failures = 0;
+                (self, call)
+            }
+            Err(error) => {
+                self.connection = None;
+                self.failures += 1;
+                // Redis away for a moment is told by whoever takes jobs.
+                if self.failures == TELL_AFTER {
+                    tracing::warn!(queue = self.queue, error.message = %error, "cannot wait for jobs; looking every second");
+                }
+                tokio::time::sleep(if self.failures == 1 { AWAY[0] } else { AWAY[1] }).await;
+                (self, Call { failed: true, ..Call::default() })
             }
         }
     }
@@ -102,7 +116,8 @@ impl Idle {
         }
         let mut connection = self.redis.blocking(BLOCK, Some(&worker_name(&self.queue))).await?;
         CALLED.load_async(&mut connection).await?;
-        let client = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await?;
+        // Where that is not allowed, a wait cannot be interrupted.
+        let client = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await.unwrap_or(0);
         self.client.store(client, Ordering::Relaxed);
         self.connection = Some(connection.clone());
         Ok(connection)
@@ -152,7 +167,7 @@ impl Idle {
                 None
             }
         };
-        Ok(Call { tickets, answer })
+        Ok(Call { tickets, answer, failed: false })
     }
 }
 

@@ -29,6 +29,12 @@ use crate::idle::{BLOCK, Call, Idle};
 use crate::scripts::{BEAT, LEAVE, STEP, TICK};
 use crate::{base, millis, now_ms};
 
+/// How often a worker that was told to stop ends its own wait, until it has heard of it.
+const INTERRUPT_EVERY: Duration = Duration::from_millis(50);
+
+/// As the newest ticket: there may be one that nobody here knows of, so none is taken for new until the next one is seen.
+const UNKNOWN: &str = "18446744073709551615-18446744073709551615";
+
 /// How often the queue is kept in order when nothing rings.
 const TICK_EVERY: Duration = Duration::from_secs(1);
 
@@ -320,7 +326,9 @@ impl Runner {
         let mut hand = Hand::default();
         let mut away = Away::default();
         let mut more = true;
+        // Redis is left alone until then; and with a rate limit, nothing is taken until then.
         let mut not_before = Instant::now();
+        let mut take_after = Instant::now();
         let mut ticks = tokio::time::interval(TICK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let between = self.options.lease / 3;
@@ -334,11 +342,11 @@ impl Runner {
             if (gone || *stop.borrow()) && deadline.is_none() {
                 deadline = Some(Instant::now() + self.options.drain_timeout);
                 doorbell.abort();
-                if !waiting.is_terminated() {
-                    interrupt.now().await;
-                }
             }
             let draining = deadline.is_some();
+            if draining && !waiting.is_terminated() {
+                interrupt.now().await;
+            }
             if draining && hand.running.is_empty() && hand.results.is_empty() && waiting.is_terminated() {
                 break;
             }
@@ -346,7 +354,7 @@ impl Runner {
                 self.give_back(&mut hand);
             }
 
-            let free = if draining || !waiting.is_terminated() {
+            let free = if draining || !waiting.is_terminated() || Instant::now() < take_after {
                 0
             } else {
                 self.options.concurrency.saturating_sub(hand.running.len())
@@ -357,10 +365,9 @@ impl Runner {
                 match self.step(&consumer, free, &mut hand).await {
                     Ok((taken, pause, may_be_more)) => {
                         away.over();
-                        if pause > Duration::ZERO {
-                            not_before = Instant::now() + pause;
-                        }
-                        more = may_be_more || pause > Duration::ZERO;
+                        take_after = Instant::now() + pause;
+                        // A step that could not take says nothing about what waits.
+                        more = may_be_more || pause > Duration::ZERO || (more && free == 0);
                         for job in taken {
                             self.start(job, &handler, &mut hand, &ended_in);
                         }
@@ -370,6 +377,7 @@ impl Runner {
                             // Nobody is there to take them; they come back when their lease ends.
                             break;
                         }
+                        hand.newest = Some(UNKNOWN.to_owned());
                         not_before = Instant::now() + away.tell(&self.queue, &error);
                     }
                 }
@@ -384,8 +392,13 @@ impl Runner {
             if let Some(place) = place.take_if(wanted) {
                 waiting.set(place.wait(free, hand.newest.clone()).fuse());
             }
-            let wake = if has_work { Some(not_before) } else { None };
-            let wake = [wake, due, deadline].into_iter().flatten().min();
+            let rate = (more && waiting.is_terminated() && !draining).then_some(take_after);
+            let again = (draining && !waiting.is_terminated()).then(|| Instant::now() + INTERRUPT_EVERY);
+            // Only what can be acted upon when it comes.
+            let wake = if has_work { Some(not_before) } else { rate };
+            let due_then = due.filter(|_| rested && !draining);
+            let last = deadline.filter(|deadline| Instant::now() < *deadline);
+            let wake = [wake, due_then, last, again].into_iter().flatten().min();
             let asleep = pin!(async {
                 match wake {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -403,14 +416,13 @@ impl Runner {
                 (idle, call) = &mut waiting => {
                     place = Some(idle);
                     let (taken, pause, may_be_more) = hand.called(call);
-                    if pause > Duration::ZERO {
-                        not_before = Instant::now() + pause;
-                    }
+                    take_after = Instant::now() + pause;
                     more |= may_be_more || pause > Duration::ZERO;
-                    for job in taken {
-                        if draining {
-                            hand.refuse(job);
-                        } else {
+                    if draining {
+                        // Each goes back to the head of the line, so the last one first.
+                        taken.into_iter().rev().for_each(|job| hand.refuse(job));
+                    } else {
+                        for job in taken {
                             self.start(job, &handler, &mut hand, &ended_in);
                         }
                     }
@@ -674,7 +686,10 @@ struct Hand {
 impl Hand {
     /// Takes in what came of waiting: jobs, how long to wait before more can be taken, whether there may be more.
     fn called(&mut self, call: Call) -> (Vec<Taken>, Duration, bool) {
-        let Call { tickets, answer } = call;
+        let Call { tickets, answer, failed } = call;
+        if failed {
+            self.newest = Some(UNKNOWN.to_owned());
+        }
         let (_, ticket, ids, jobs, pause_ms, may_be_more) = answer.unwrap_or_default();
         if let Some(newest) = tickets.last().or(Some(&ticket)).filter(|newest| !newest.is_empty()) {
             self.newest = Some(newest.clone());

@@ -1,5 +1,5 @@
 -- What every script has. KEYS[1] is the queue's base, `<prefix>:<queue>:`; all other keys derive from it. Time comes
--- from the caller, in milliseconds.
+-- from the caller, in milliseconds, but for `called.lua`.
 --
 -- A call costs about a microsecond beside what it does, so whatever a batch of jobs has in common is done once. Redis
 -- prints a number among the arguments as a floating-point one, which costs another; so numbers that come as text stay
@@ -17,7 +17,7 @@ local is_paused = meta[1] ~= false
 local max_events = meta[2] or '10000'
 local most_active, most_starts, per_ms = tonumber(meta[3] or nil), tonumber(meta[4] or nil), tonumber(meta[5] or nil)
 
--- Tells listeners; `line_up` shortens the stream once for all that a call tells. What was told goes to replicas and not into
+-- Tells listeners; `shorten_events` shortens the stream once for all that a call tells. What was told goes to replicas and not into
 -- the append-only file, of which it would be the larger part: who listens has heard it before Redis could come back, and
 -- what became of a job is in its record.
 local set_repl, REPLICAS, EVERYWHERE = redis.set_repl, redis.REPL_REPLICA, redis.REPL_ALL

@@ -390,7 +390,7 @@ async fn jobs_that_come_to_a_worker_while_it_is_told_to_stop_are_run_or_given_ba
     let script = Script::easy();
     for number in 0..ROUNDS {
         let worker = queue.worker(&script, slots(2));
-        eventually("the worker waits", async || queue.admin.workers().await.unwrap() == 1).await;
+        eventually("the worker waits", async || queue.call(&["CLIENT", "LIST"]).contains("cmd=xreadgroup")).await;
         let (id, ()) = tokio::join!(added(&queue, TestQueue::job(number)), worker.stop());
         let state = queue.call(&["HMGET", &TestQueue::key(&id), "tk", "finishedOn"]);
         let counts = queue.admin.counts().await.unwrap();
@@ -420,8 +420,8 @@ async fn a_waiting_worker_whose_script_was_forgotten_gets_its_jobs_all_the_same(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn room_under_a_global_limit_is_used_when_it_is_made() {
-    // One at a time, and at a tick each they would take a minute.
-    const JOBS: usize = 60;
+    // One at a time; with a tick of either worker for each they would take a minute.
+    const JOBS: usize = 200;
     let queue = TestQueue::start().await;
     queue.call(&["HSET", &TestQueue::key("meta"), "concurrency", "1"]);
     // Long enough for a worker to find nothing more to do meanwhile.
@@ -435,6 +435,26 @@ async fn room_under_a_global_limit_is_used_when_it_is_made() {
         worker.stop().await;
     }
     queue.assert_settled(JOBS as u64, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_limit_holds_back_what_starts_and_not_what_ends() {
+    let queue = TestQueue::start().await;
+    queue.call(&["HSET", &TestQueue::key("meta"), "max", "2", "duration", "60000"]);
+    let script = Script::gated();
+    let worker = queue.worker(&script, slots(2));
+    for number in 0..3 {
+        added(&queue, TestQueue::job(number)).await;
+    }
+    eventually("two run", async || script.running.load(Ordering::SeqCst) == 2).await;
+    script.gate.add_permits(1);
+    eventually("one is done", async || queue.admin.counts().await.unwrap().completed == 1).await;
+    // Now it has been told to wait for a minute.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    script.gate.add_permits(1);
+    eventually("the other is done", async || queue.admin.counts().await.unwrap().completed == 2).await;
+    assert_eq!(queue.admin.counts().await.unwrap().waiting, 1);
+    worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
