@@ -392,7 +392,7 @@ impl Runner {
             if let Some(place) = place.take_if(wanted) {
                 waiting.set(place.wait(free, hand.newest.clone()).fuse());
             }
-            let rate = (more && waiting.is_terminated() && !draining).then_some(take_after);
+            let rate = Some(take_after).filter(|at| more && !draining && Instant::now() < *at);
             let again = (draining && !waiting.is_terminated()).then(|| Instant::now() + INTERRUPT_EVERY);
             // Only what can be acted upon when it comes.
             let wake = if has_work { Some(not_before) } else { rate };

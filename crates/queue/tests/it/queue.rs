@@ -457,6 +457,22 @@ async fn a_rate_limit_holds_back_what_starts_and_not_what_ends() {
     worker.stop().await;
 }
 
+#[tokio::test]
+async fn a_worker_whose_slots_are_all_taken_sleeps_while_others_wait() {
+    let queue = TestQueue::start().await;
+    let script = Script::gated();
+    let worker = queue.worker(&script, slots(1));
+    queue.producer.enqueue_many((0..3).map(TestQueue::job).collect()).await.unwrap();
+    eventually("one runs", async || script.running.load(Ordering::SeqCst) == 1).await;
+    let busy = || tokio::runtime::Handle::current().metrics().worker_total_busy_duration(0);
+    let before = busy();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(busy() - before < Duration::from_secs(1), "busy for {:?} of 2 s", busy() - before);
+    script.gate.add_permits(3);
+    eventually("all are done", async || queue.admin.counts().await.unwrap().completed == 3).await;
+    worker.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_that_were_added_without_tickets_run_too() {
     let queue = TestQueue::start().await;
